@@ -1,0 +1,56 @@
+# `make` lists the targets. Everything is set up in .venv; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench demo lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backend, print their addresses
+	$(BIN)/python examples/chat/run.py
+
+test: $(VENV)/dev.stamp ## set up, run all tests
+	sh tests/system-tools.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## measure speed against a bare ASGI application, write docs/performance.md's table
+	$(BIN)/python -m bench --write $(BENCH_ARGS)
+
+demo: run ## the same as `make run`
+
+lock: $(VENV)/run.stamp ## pin the newest versions that requirements*.in allow
+	$(BIN)/pip install --quiet pip-tools
+	for file in requirements examples/chat/requirements requirements-dev; do \
+		CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+			--no-emit-index-url --no-emit-trusted-host --no-emit-options -o $$file.txt $$file.in || exit 1; \
+	done
+
+clean: ## remove the virtual environment, caches and the embedded database
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov kuiperbelt.sqlite3
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); choose one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/run.stamp: requirements.txt examples/chat/requirements.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r examples/chat/requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,214 @@
+"""The proxy's requests to the backend: connect, establish, receive, close. One builder, one HTTP client.
+
+The consumer calls these; see the contract's "GET connect" and "Callbacks". Everything raises CallbackError when the
+backend can't be reached, is too slow, or answers what the contract doesn't allow.
+"""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from proxy.conf import Options, options
+from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.forwarding import TextHeaders, callback_query, set_headers
+from proxy.protocol import Frame, is_session_key, make_frame
+
+MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
+MAX_CONNECTIONS = 512  # to all backends together; a callback over that waits inside its time-out
+KEEP_ALIVE = 10.0  # seconds that an unused connection to a backend is kept
+
+# What a refused client gets to see of the backend's headers.
+_RELAYED = ("content-type", "retry-after", "www-authenticate")
+
+Answer = tuple[int, CIMultiDictProxy[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the backend and the proxy call one accepted connection."""
+
+    key: str
+    connection: str
+    """UUID of this connection, X-Kuiperbelt-Connection."""
+    endpoint: str
+    """Where the backend finds this session: X-Kuiperbelt-Endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The backend said yes to a connect."""
+
+    key: str
+    first_frame: Frame | None
+    subprotocol: str | None
+
+
+class Callbacks:
+    """The HTTP client for one event loop."""
+
+    def __init__(self, config: Options) -> None:
+        self._options = config
+        connectors = (
+            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
+            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
+        )
+        self._kept_alive, self._fresh = (
+            aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None),  # _request has one for everything
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # A compressed answer wasn't asked for, and unpacking could make it any size.
+                auto_decompress=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            )
+            for connector in connectors
+        )
+        parts = urlsplit(config.connect_callback)
+        self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
+        self._connect_query = parts.query
+        self._urls = {
+            name: URL(url)
+            for name, url in (
+                ("establish", config.establish_callback),
+                ("receive", config.receive_callback),
+                ("close", config.close_callback),
+            )
+            if url
+        }
+
+    async def shut_down(self) -> None:
+        await self._kept_alive.close()
+        await self._fresh.close()
+
+    async def connect(self, headers: TextHeaders, query: bytes, offered: list[str]) -> Accepted:
+        """Ask whether a client may connect.
+
+        `headers` are the client's with the proxy's own, `offered` its subprotocols. Raises ConnectRefused with the
+        backend's answer, CallbackError for 502 (contract: GET connect 3).
+        """
+        text = callback_query(self._connect_query, query)
+        url = URL(f"{self._connect_base}?{text}" if text else self._connect_base, encoded=True)
+        status, answer, body = await self._request("GET", url, headers, None, MAX_ANSWER_SIZE)
+        if status < 200 or 300 <= status < 400:
+            raise CallbackError(f"connect: expected a final answer, found status {status}")
+        if answer.get("content-encoding", "identity").lower() != "identity":
+            raise CallbackError(f"connect: expected a plain body, found Content-Encoding {answer['content-encoding']}")
+        if status != 200:
+            relayed = [
+                (name.encode(), answer[name].encode(errors="surrogateescape")) for name in _RELAYED if name in answer
+            ]
+            raise ConnectRefused(status, body, relayed, f"the backend answered {status}")
+        keys = answer.getall(self._options.session_header, [])
+        if len(keys) != 1 or not is_session_key(keys[0]):
+            found = f"{len(keys)} of them" if len(keys) != 1 else "a malformed one"
+            raise CallbackError(f"connect: expected one session key in {self._options.session_header}, found {found}")
+        subprotocol = answer.get("sec-websocket-protocol")
+        if subprotocol is not None and subprotocol not in offered:
+            raise CallbackError(f"connect: expected a subprotocol that the client offered, found {subprotocol!r}")
+        return Accepted(keys[0], _frame(body, answer) if body else None, subprotocol)
+
+    async def establish(self, session: Session) -> None:
+        await self._post("establish", session)
+
+    async def receive(self, session: Session, frame: Frame) -> Frame | None:
+        """Hand a client's frame over; the frame to answer with, if receive_reply is on and the backend gave one."""
+        body, answer = await self._post(
+            "receive", session, [("Content-Type", frame.content_type)], frame.encode(), self._options.max_body_size
+        )
+        return _frame(body, answer) if body and self._options.receive_reply else None
+
+    async def close(self, session: Session, code: int, reason: str) -> None:
+        headers = [("X-Kuiperbelt-Close-Code", str(code)), ("X-Kuiperbelt-Close-Reason", reason)]
+        await self._post("close", session, headers)
+
+    def wants(self, name: str) -> bool:
+        """Is this callback configured?"""
+        return name in self._urls
+
+    async def _post(
+        self,
+        name: str,
+        session: Session,
+        headers: TextHeaders | None = None,
+        body: bytes = b"",
+        limit: int = MAX_ANSWER_SIZE,
+    ) -> tuple[bytes, Any]:
+        url = self._urls.get(name)
+        if url is None:
+            return b"", {}
+        sent = [
+            (self._options.session_header, session.key),
+            ("X-Kuiperbelt-Endpoint", session.endpoint),
+            ("X-Kuiperbelt-Connection", session.connection),
+            ("X-Kuiperbelt-Event-Id", str(uuid.uuid4())),
+            *(headers or ()),
+        ]
+        status, answer, content = await self._request("POST", url, sent, body, limit)
+        if status != 200:
+            raise CallbackError(f"{name}: expected status 200, found {status}")
+        return content, answer
+
+    async def _request(self, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+        """One exchange, body included, inside callback.timeout; proxy_set_header is applied last."""
+        sent = set_headers([*headers, ("Accept-Encoding", "identity")], self._options.proxy_set_header)
+        try:
+            async with asyncio.timeout(self._options.callback_timeout or None):
+                try:
+                    return await self._exchange(self._kept_alive, method, url, sent, body, limit)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    if isinstance(error, aiohttp.ClientConnectorError):
+                        raise
+                    # A prefork backend closes kept-alive connections whenever it likes; that isn't its failure.
+                    return await self._exchange(self._fresh, method, url, sent, body, limit)
+        except TimeoutError:
+            raise CallbackError(
+                f"{method} {url.path}: expected an answer within {self._options.callback_timeout:g}s, found none"
+            ) from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise CallbackError(f"{method} {url.path}: {type(error).__name__}: {error}") from error
+
+    @staticmethod
+    async def _exchange(
+        client: aiohttp.ClientSession, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int
+    ) -> Answer:
+        async with client.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
+            content = b""
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > limit:
+                    response.close()
+                    raise CallbackError(f"{method} {url.path}: expected at most {limit} bytes of body, found more")
+            return response.status, response.headers, content
+
+
+def _frame(body: bytes, answer: Any) -> Frame:
+    try:
+        return make_frame(body, answer.get("content-type", ""))
+    except UnicodeDecodeError:
+        raise CallbackError("expected UTF-8 or Content-Type application/octet-stream, found other bytes") from None
+
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, Callbacks]" = WeakKeyDictionary()
+
+
+def client() -> Callbacks:
+    """The running event loop's client, made when it is first needed: daphne has no start-up event."""
+    loop = asyncio.get_running_loop()
+    found = _clients.get(loop)
+    if found is None:
+        found = _clients[loop] = Callbacks(options())
+    return found
+
+
+async def shut_down() -> None:
+    """Close the running event loop's connections to the backend."""
+    found = _clients.pop(asyncio.get_running_loop(), None)
+    if found:
+        await found.shut_down()

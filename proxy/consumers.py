@@ -1,0 +1,298 @@
+"""One client's connection, from the handshake to the close callback. Routing hands every /connect to a consumer.
+
+Order of events, and what each answer of the backend leads to: contract, "GET connect".
+"""
+
+import asyncio
+import logging
+import uuid
+from time import monotonic
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+
+from proxy import callbacks, delivery, forwarding, idle, lifespan
+from proxy.conf import Options, options
+from proxy.endpoint import endpoint_for
+from proxy.exceptions import CallbackError, ConnectRefused, SessionClosed
+from proxy.inbound import Inbound
+from proxy.layers import Event, Outcome
+from proxy.origins import origin_allowed
+from proxy.outbound import Outbound
+from proxy.protocol import Frame
+from proxy.stats import stats
+from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, Message, transport_for
+
+CLOSE_GRACE = 10.0  # seconds for a client to answer our Close
+
+REPLACED = End(4001, "replaced")
+IDLE = End(4002, "idle")
+SLOW = End(1013, "slow")
+ERROR = End(1011, "error")
+HANDSHAKE = End(1011, "handshake")
+TOO_BIG = End(1009, "error")
+
+logger = logging.getLogger("proxy.session")
+access_logger = logging.getLogger("proxy.access")
+
+_background: set[asyncio.Task[None]] = set()
+
+
+class NotFoundConsumer(AsyncConsumer):
+    """WebSocket handshakes at paths that aren't ours."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await refuse(scope, send, ConnectRefused.plain(404, "not found"))
+
+
+class SessionConsumer(AsyncConsumer):
+    """A session: reads its client's frames in one loop, and gets pushes as direct calls from the channel layer.
+
+    Channels' own dispatch makes three tasks and a thread hop per connection and event, so `__call__` is its own.
+    """
+
+    session: callbacks.Session
+    outbound: Outbound
+
+    def __init__(self) -> None:
+        self.channel_name = ""
+        self.ended: End | None = None
+        self.inbound: Inbound | None = None
+        self.last_active = monotonic()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        self.options: Options = options()
+        self.connection = str(uuid.uuid4())
+        stats.total_connections += 1
+        await receive()  # websocket.connect
+        try:
+            accepted = await self.authenticate(scope)
+        except ConnectRefused as refusal:
+            await refuse(scope, send, refusal)
+            return
+        except Exception:
+            logger.exception("connection %s: unexpected error", self.connection)
+            await refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
+            return
+        self.transport = transport_for(send)
+        if isinstance(self.transport, DaphneTransport):
+            lifespan.end_with_daphne(_current_task())
+        self.outbound = Outbound(self.transport, self.options, self.on_slow)
+        self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
+        stats.connections += 1
+        try:
+            await self.register()
+            if await self.open(accepted):
+                await self.read(receive)
+        except asyncio.CancelledError:
+            # daphne cancels at SIGTERM and waits, so the clean-up below still runs; elsewhere it is a forced stop.
+            self.end(SHUTDOWN)
+        except SessionClosed:
+            self.leave(LOST)
+        except Exception:
+            logger.exception("connection %s: unexpected error", self.connection)
+            self.end(ERROR)
+        finally:
+            self.leave(LOST)
+            self.outbound.drop(None)
+            stats.connections -= 1
+            task = asyncio.create_task(self.clean_up())
+            _background.add(task)
+            task.add_done_callback(_background.discard)
+            await asyncio.shield(task)
+
+    # Handshake
+
+    async def authenticate(self, scope: dict[str, Any]) -> callbacks.Accepted:
+        """Everything before the backend's yes; raises ConnectRefused."""
+        headers, config = scope["headers"], self.options
+        if not origin_allowed(headers, config.origin_policy.name, config.origin_policy.listed):
+            raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
+        client = (scope.get("client") or ("",))[0]
+        peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), config.trusted_proxies)
+        offered = scope.get("subprotocols") or []
+        sent = forwarding.client_headers(headers, config.session_header_name)
+        sent += [
+            *peer.headers(),
+            ("X-Kuiperbelt-Endpoint", endpoint_for(scope, config)),
+            ("X-Kuiperbelt-Connection", self.connection),
+        ]
+        if offered:
+            sent.append(("X-Kuiperbelt-Subprotocols", ", ".join(offered)))
+        try:
+            return await callbacks.client().connect(sent, scope["query_string"], offered)
+        except CallbackError as error:
+            logger.warning("connection %s: refused with 502: %s", self.connection, error)
+            raise ConnectRefused.plain(502, "Bad Gateway") from error
+
+    async def register(self) -> None:
+        """From here on /send finds this session, and an older one of the same key is gone."""
+        layer = delivery.layer()
+        self.channel_name = await layer.new_channel()
+        layer.attach(self.channel_name, self.on_event)
+        await layer.group_add(delivery.group_name(self.session.key), self.channel_name)
+        delivery.replace(self.session.key, self.connection)
+
+    async def open(self, accepted: callbacks.Accepted) -> bool:
+        """101, establish callback, first frame; False when the backend refused to establish."""
+        try:
+            await self.transport.send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
+        except OSError:
+            self.leave(HANDSHAKE)
+            return False
+        self.outbound.open()
+        idle.sweeper().add(self)
+        try:
+            await callbacks.client().establish(self.session)
+        except CallbackError as error:
+            stats.connect_errors += 1
+            logger.warning("connection %s: closed with 1011: %s", self.connection, error)
+            self.end(HANDSHAKE)
+            return True  # the client's answer to our Close is still to be read
+        if accepted.first_frame and not self.ended:
+            stats.total_messages += 1
+            self.push(accepted.first_frame)
+        access_logger.info("connection %s: open", self.connection)
+        return True
+
+    # Client -> backend
+
+    async def read(self, receive: Any) -> None:
+        """The client's frames, until the server says that it has gone."""
+        wanted = callbacks.client().wants("receive")
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                self.leave(self.transport.disconnect(message))
+                return
+            if self.ended:
+                continue
+            self.last_active = monotonic()
+            frame = _frame(message)
+            if frame.size > self.options.max_message_size:
+                self.end(TOO_BIG)
+            elif wanted:
+                self.inbound = self.inbound or Inbound(self.deliver, self.connection)
+                await self.inbound.put(frame)
+
+    async def deliver(self, frame: Frame) -> None:
+        """One frame to the receive callback, and its answer back if receive_reply is on."""
+        reply = await callbacks.client().receive(self.session, frame)
+        if reply and not self.ended:
+            stats.total_messages += 1
+            try:
+                room = self.push(reply)
+                if room:
+                    await room
+            except SessionClosed:
+                stats.message_errors += 1
+
+    # Backend -> client: events of `delivery`, called by the channel layer in the sender's turn
+
+    def on_event(self, event: Event) -> Outcome:
+        handler: Any = getattr(self, event["type"].replace(".", "_"))
+        outcome: Outcome = handler(event)
+        return outcome
+
+    def session_send(self, event: Event) -> Outcome:
+        return self.push(event["frame"], event["timeout"])
+
+    def session_close(self, event: Event) -> Outcome:
+        frame: Frame | None = event["frame"]
+        self.end(End(event["code"], event["reason"], by_backend=True), frame)
+        return None
+
+    def session_replace(self, event: Event) -> Outcome:
+        if event["connection"] != self.connection:
+            self.end(REPLACED)
+        return None
+
+    def push(self, frame: Frame, timeout: float = 0.0) -> asyncio.Future[None] | None:
+        self.last_active = monotonic()
+        return self.outbound.push(_message(frame), frame.size, timeout)
+
+    # The end
+
+    def on_slow(self) -> None:
+        """The client doesn't read: drop what waits for it, tell it why if it reads on, and don't wait for that."""
+        if self.ended:  # it doesn't even read the Close that is on its way
+            self.outbound.drop(None)
+            self.transport.abort()
+            return
+        self.leave(SLOW)
+        self.outbound.drop(self.transport.close_message(SLOW.code, SLOW.reason))
+        self.abort_later()
+
+    def on_idle(self) -> None:
+        self.end(IDLE)
+
+    def end(self, end: End, last: Frame | None = None) -> None:
+        """Close the session from our side: a last frame, if any, and Close. The first end counts."""
+        if self.ended:
+            return
+        self.leave(end)
+        close = self.transport.close_message(end.code, end.reason)
+        self.outbound.finish(_message(last) if last else None, close)
+        self.abort_later()
+
+    def leave(self, end: End) -> None:
+        """Nobody finds this session any more."""
+        if self.ended:
+            return
+        self.ended = end
+        delivery.layer().detach(self.channel_name)
+        idle.sweeper().discard(self)
+
+    def abort_later(self) -> None:
+        """A client that doesn't answer our Close is dropped."""
+        asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)
+
+    async def clean_up(self) -> None:
+        """What the backend must still hear, in order: the client's last frames, then its end."""
+        end = self.ended or LOST
+        access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, end.reason)
+        if self.inbound:
+            await self.inbound.end()
+        if end.by_backend or not callbacks.client().wants("close"):
+            return
+        stats.closing_connections += 1
+        try:
+            await callbacks.client().close(self.session, end.code, end.reason)
+        except CallbackError as error:
+            logger.warning("connection %s: close callback failed: %s", self.connection, error)
+        finally:
+            stats.closing_connections -= 1
+
+
+async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
+    """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
+    if refusal.status != 403:
+        stats.connect_errors += 1
+    access_logger.info("handshake refused: %s", refusal)
+    try:
+        if "websocket.http.response" in (scope.get("extensions") or {}):
+            headers = [*refusal.headers]
+            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": refusal.body})
+        else:
+            await send({"type": "websocket.close"})
+    except OSError:
+        pass  # the client didn't wait for the answer
+
+
+def _current_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+def _frame(message: Message) -> Frame:
+    text = message.get("text")
+    if text is not None:
+        return Frame(text, len(text) if text.isascii() else len(text.encode()))
+    return Frame(message["bytes"], len(message["bytes"]))
+
+
+def _message(frame: Frame) -> Message:
+    return {"type": "websocket.send", "bytes" if frame.binary else "text": frame.payload}

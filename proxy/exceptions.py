@@ -1,0 +1,110 @@
+"""Every error this package raises.
+
+KuiperbeltError
+├── ApiError                     a whole API request is refused; carries its HTTP status
+│   ├── MethodNotAllowed         405
+│   ├── SessionHeaderMissing     400
+│   ├── BadRequest               400: malformed key, too many keys, bad close code, text that isn't UTF-8
+│   ├── BodyTooLarge             413
+│   ├── Unauthorized             401
+│   └── Forbidden                403
+├── DeliveryError                one session didn't get its frame; the text is the contract's
+│   ├── SessionNotFound
+│   ├── SessionClosed
+│   └── SendTimeout
+├── ConnectRefused               a handshake is refused; carries the answer for the client
+└── CallbackError                the backend didn't answer a callback as it should
+
+Errors of the configuration aren't exceptions: they are collected as `conf.Problem` and reported together.
+"""
+
+from collections.abc import Sequence
+
+
+class KuiperbeltError(Exception):
+    """Base of every error of this package."""
+
+
+class ApiError(KuiperbeltError):
+    """An API request that is refused as a whole (contract: POST send, close)."""
+
+    status = 400
+    headers: Sequence[tuple[str, str]] = ()
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    headers = (("Allow", "POST"),)
+
+    def __init__(self) -> None:
+        super().__init__("required POST method")
+
+
+class SessionHeaderMissing(ApiError):
+    def __init__(self) -> None:
+        super().__init__("session header is missing")
+
+
+class BadRequest(ApiError):
+    """What was sent can't be used; the text says what was expected and what was found."""
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"request body is too large: at most {limit} bytes are taken (EKBO_MAX_BODY_SIZE)")
+
+
+class Unauthorized(ApiError):
+    status = 401
+    headers = (("WWW-Authenticate", "Bearer"),)
+
+
+class Forbidden(ApiError):
+    status = 403
+
+
+class DeliveryError(KuiperbeltError):
+    """One session could not be served; the other sessions of the request are not touched by it."""
+
+    text = ""
+
+    def __init__(self) -> None:
+        super().__init__(self.text)
+
+
+class SessionNotFound(DeliveryError):
+    text = "kuiperbelt: session is not found"
+
+
+class SessionClosed(DeliveryError):
+    text = "kuiperbelt: session is closed"
+
+
+class SendTimeout(DeliveryError):
+    text = "context deadline exceeded"
+
+
+class ConnectRefused(KuiperbeltError):
+    """A handshake that ends without a session.
+
+    `headers` and `body` go to the client where the server can send a denial response.
+    """
+
+    def __init__(
+        self, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = (), why: str = ""
+    ) -> None:
+        super().__init__(why or f"refused with {status}")
+        self.status = status
+        self.body = body
+        self.headers = headers
+
+    @classmethod
+    def plain(cls, status: int, text: str) -> "ConnectRefused":
+        """A refusal of our own, with one line of text that says why."""
+        return cls(status, f"{text}\n".encode(), ((b"content-type", b"text/plain; charset=utf-8"),), text)
+
+
+class CallbackError(KuiperbeltError):
+    """The backend was unreachable, too slow, or answered what the contract doesn't allow."""

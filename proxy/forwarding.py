@@ -1,0 +1,130 @@
+"""What of a client's request goes on to the backend's connect callback (contract: GET connect 2). Pure rules."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import quote, unquote_plus
+
+from proxy.exceptions import ConnectRefused
+from proxy.protocol import Headers, header_values
+
+Network = IPv4Network | IPv6Network
+TextHeaders = list[tuple[str, str]]
+
+# RFC 9110 section 7.6.1, and what belongs to this hop's own upgrade or is set anew by the HTTP client.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"upgrade host content-length accept-encoding expect".split()
+)
+_FORWARDED = frozenset(
+    b"forwarded x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port x-real-ip".split()
+)
+_CONTROL = frozenset([*range(0x09), *range(0x0A, 0x20), 0x7F])
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a request came from, as this hop and the trusted proxies before it saw it."""
+
+    forwarded_for: str
+    proto: str
+    host: str
+
+    def headers(self) -> TextHeaders:
+        named = (
+            ("X-Forwarded-For", self.forwarded_for),
+            ("X-Forwarded-Proto", self.proto),
+            ("X-Forwarded-Host", self.host),
+        )
+        return [(name, value) for name, value in named if value]
+
+
+def client_headers(headers: Headers, session_header: bytes) -> TextHeaders:
+    """The client's headers that pass to the backend, in order, repeated where they were repeated.
+
+    Left out: hop-by-hop headers and those that Connection names, the handshake's own, every session or
+    X-Kuiperbelt-* header (a client could name an endpoint of its own), forwarding headers (see `peer`), and names
+    with an underscore, which CGI-style backends can't tell from a hyphen. Raises ConnectRefused (400) for control
+    characters and for bytes that aren't UTF-8.
+    """
+    dropped = set(_HOP_BY_HOP | _FORWARDED)
+    dropped.add(session_header)
+    for value in header_values(headers, b"connection"):
+        dropped.update(token.strip().lower() for token in value.split(b","))
+    passed: TextHeaders = []
+    for name, value in headers:
+        if name in dropped or b"_" in name or name.startswith((b"sec-websocket-", b"x-kuiperbelt-")):
+            continue
+        if not _CONTROL.isdisjoint(value):
+            raise ConnectRefused.plain(400, f"header {name.decode('latin-1')!r} has a control character")
+        try:
+            passed.append((name.decode("ascii"), value.decode()))
+        except UnicodeDecodeError:
+            raise ConnectRefused.plain(400, "a header has bytes that are neither ASCII nor UTF-8") from None
+    return passed
+
+
+def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> TextHeaders:
+    """proxy_set_header: a value sets the header, an empty one removes it."""
+    changed = {name.lower(): (name, value) for name, value in changes}
+    kept = [(name, value) for name, value in headers if name.lower() not in changed] if changed else headers
+    return kept + [(name, value) for name, value in changed.values() if value]
+
+
+def callback_query(configured: str, query: bytes) -> str:
+    """The connect callback's query: what is written in the configured URL, then the client's own parameters.
+
+    A client's parameter that has the name of a configured one is left out. Everything else stays as the client
+    wrote it; only bytes that may not stand in a URL are percent-encoded.
+    """
+    reserved = {_parameter_name(part) for part in configured.split("&") if part}
+    text = quote(query, safe="!$%&'()*+,-./:;=?@_~[]|{}^`\\\"<>")
+    parts = [part for part in text.split("&") if not reserved or _parameter_name(part) not in reserved]
+    return "&".join([configured, *parts] if configured else parts).strip("&") if reserved else text
+
+
+def _parameter_name(part: str) -> str:
+    return unquote_plus(part.partition("=")[0])
+
+
+def peer(headers: Headers, client: str, scheme: str, trusted: Iterable[Network]) -> Peer:
+    """The X-Forwarded-* values for the backend.
+
+    Forwarding headers are believed only when `client`, the address of the socket's other end, is in `trusted`
+    (EKBO_TRUSTED_PROXIES); then our peer is added to the list. `client` is empty on UNIX sockets.
+    """
+    host = _text(headers, b"host")
+    proto = "https" if scheme in ("https", "wss") else "http"
+    if not is_in(client, trusted):
+        return Peer(plain_address(client), proto, host)
+    before = ", ".join(value.decode("latin-1") for value in header_values(headers, b"x-forwarded-for"))
+    return Peer(
+        ", ".join(part for part in (before, plain_address(client)) if part),
+        _text(headers, b"x-forwarded-proto") or proto,
+        _text(headers, b"x-forwarded-host") or host,
+    )
+
+
+def is_in(client: str, networks: Iterable[Network]) -> bool:
+    """Is this address in one of the networks? A UNIX socket's peer (empty) is in none."""
+    try:
+        address = ip_address(plain_address(client))
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
+
+
+def plain_address(client: str) -> str:
+    """The address without an IPv6 zone, and IPv4 as IPv4 where a dual-stack socket shows it as ::ffff:1.2.3.4."""
+    try:
+        address = ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
+def _text(headers: Headers, name: bytes) -> str:
+    values = header_values(headers, name)
+    return values[0].decode("latin-1") if len(values) == 1 else ""

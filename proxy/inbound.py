@@ -1,0 +1,67 @@
+"""Frames of one client on their way to the receive callback: one at a time, in order, bounded.
+
+The consumer owns one per connection that has sent something; see the contract's "Callbacks", receive.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from proxy.exceptions import CallbackError
+from proxy.protocol import Frame
+from proxy.stats import stats
+
+MAX_FRAMES = 16
+MAX_BYTES = 1 << 20
+
+logger = logging.getLogger("proxy.receive")
+
+
+class Inbound:
+    """Hands frames to `deliver` in a task that lives only while there are some."""
+
+    __slots__ = ("_connection", "_deliver", "_ended", "_queue", "_room", "_size", "_task")
+
+    def __init__(self, deliver: Callable[[Frame], Awaitable[None]], connection: str) -> None:
+        self._deliver = deliver
+        self._connection = connection
+        self._queue: deque[Frame] = deque()
+        self._size = 0
+        self._room: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def put(self, frame: Frame) -> None:
+        """Take a frame; returns when the next one may be read from the client."""
+        self._queue.append(frame)
+        self._size += frame.size
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        if len(self._queue) >= MAX_FRAMES or self._size >= MAX_BYTES:
+            self._room = asyncio.Event()
+            await self._room.wait()
+
+    async def end(self) -> None:
+        """The client has gone: what it sent still goes out, unless the backend fails."""
+        self._ended = True
+        if self._task:
+            await self._task
+
+    async def _run(self) -> None:
+        while self._queue:
+            frame = self._queue[0]
+            try:
+                await self._deliver(frame)
+            except CallbackError as error:
+                stats.receive_errors += 1
+                logger.warning("connection %s: receive callback failed: %s", self._connection, error)
+                if self._ended:
+                    break
+            self._queue.popleft()
+            self._size -= frame.size
+            if self._room and len(self._queue) < MAX_FRAMES and self._size < MAX_BYTES:
+                self._room.set()
+                self._room = None
+        self._queue.clear()
+        self._task = None

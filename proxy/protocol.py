@@ -1,0 +1,139 @@
+"""The pure rules of the API: session keys, frames, close codes, answers. No Django, no asyncio.
+
+Used by views (backend -> client) and, for keys and frames, by callbacks (client -> backend).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proxy.exceptions import BadRequest, SessionHeaderMissing
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Raw headers as ASGI gives them: lower-case names, repeated where they were repeated."""
+
+MAX_KEYS = 1000
+"""Sessions that one request may name (contract: POST send)."""
+
+KEY_PATTERN = re.compile(r"[!-+\--~]{1,256}")
+"""A session key: 1-256 visible ASCII characters without comma (contract: GET connect)."""
+
+BINARY_TYPE = "application/octet-stream"
+MAX_CLOSE_REASON = 123  # bytes, RFC 6455 section 5.5
+
+OK_BODY = b'{"result":"OK"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message for or from a client: text is `str`, binary is `bytes`."""
+
+    payload: str | bytes
+    size: int
+    """Bytes on the wire, header not counted."""
+
+    @property
+    def binary(self) -> bool:
+        return isinstance(self.payload, bytes)
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type of the receive callback for this frame (contract: Callbacks)."""
+        return BINARY_TYPE if self.binary else "text/plain"
+
+    def encode(self) -> bytes:
+        return self.payload if isinstance(self.payload, bytes) else self.payload.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A session that didn't get its frame, and the contract's text for why."""
+
+    session: str
+    error: str
+
+
+def is_session_key(key: str) -> bool:
+    return KEY_PATTERN.fullmatch(key) is not None
+
+
+def header_values(headers: Headers, name: bytes) -> list[bytes]:
+    """All values of a header; `name` in lower case."""
+    return [value for header, value in headers if header == name]
+
+
+def session_keys(headers: Headers, name: bytes) -> list[str]:
+    """The session keys that a request names, in order, repeated where they are repeated.
+
+    Raises SessionHeaderMissing, or BadRequest for a malformed key or more than MAX_KEYS.
+    """
+    keys: list[str] = []
+    for value in header_values(headers, name):
+        if value.isascii():
+            keys += [key for part in value.decode().split(",") if (key := part.strip(" \t"))]
+        else:
+            raise BadRequest("session key is malformed: expected visible ASCII characters, found others")
+        if len(keys) > MAX_KEYS:
+            raise BadRequest(f"too many session keys: expected at most {MAX_KEYS}")
+    if not keys:
+        raise SessionHeaderMissing
+    for position, key in enumerate(keys, 1):
+        if not is_session_key(key):
+            raise BadRequest(
+                f"session key {position} is malformed: expected 1-256 visible ASCII characters, "
+                f"found {len(key)} characters" + ("" if len(key) > 256 else " with others among them")
+            )
+    return keys
+
+
+def is_binary(content_type: str) -> bool:
+    """Does this Content-Type ask for a binary frame? Case and parameters don't count."""
+    return content_type.partition(";")[0].strip().lower() == BINARY_TYPE
+
+
+def make_frame(body: bytes, content_type: str) -> Frame:
+    """The frame for a body; raises UnicodeDecodeError for text that isn't UTF-8."""
+    return Frame(body if is_binary(content_type) else body.decode(), len(body))
+
+
+def close_code(headers: Headers) -> int:
+    """The code that a close request asks for, 1000 if none; raises BadRequest."""
+    values = header_values(headers, b"x-kuiperbelt-close-code")
+    if not values:
+        return 1000
+    text = values[0].decode("latin-1")
+    if len(values) == 1 and text.isascii() and text.isdigit() and len(text) == 4:
+        code = int(text)
+        if code == 1000 or 3000 <= code <= 4999:
+            return code
+    raise BadRequest(f"X-Kuiperbelt-Close-Code: expected 1000 or 3000-4999, found {text[:20]!r}")
+
+
+def close_reason(headers: Headers) -> str:
+    """The reason that a close request asks for, empty if none; raises BadRequest."""
+    values = header_values(headers, b"x-kuiperbelt-close-reason")
+    reason = values[0] if values else b""
+    if len(reason) > MAX_CLOSE_REASON:
+        raise BadRequest(f"X-Kuiperbelt-Close-Reason: expected at most {MAX_CLOSE_REASON} bytes, found {len(reason)}")
+    try:
+        return reason.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("X-Kuiperbelt-Close-Reason: expected UTF-8, found other bytes") from None
+
+
+def failures_body(failures: Iterable[Failure], result: str) -> bytes:
+    """The answer when sessions failed, byte for byte as Go's JSON encoder writes it."""
+    errors = [{"error": failure.error, "session": failure.session} for failure in failures]
+    return _go_json({"errors": errors, "result": result}) + b"\n"
+
+
+def refusal_body(message: str) -> bytes:
+    """The answer to a request that is refused as a whole."""
+    return _go_json({"errors": [{"error": message}], "result": "NG"})
+
+
+def _go_json(value: object) -> bytes:
+    text = json.dumps(value, separators=(",", ":"))
+    # Go escapes these so that JSON inside HTML stays harmless; inside JSON strings it means the same.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()

@@ -1,0 +1,106 @@
+"""The uvicorn runner behind `manage.py runproxy`: listening socket, uvicorn's settings, start and stop."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from proxy.conf import Options
+
+BACKLOG = 2048
+GRACEFUL_SHUTDOWN = 10  # seconds for close callbacks after SIGTERM
+PING_INTERVAL = 20.0  # seconds
+PING_TIMEOUT = 20.0  # seconds
+MAX_HEADER_BYTES = 64 * 1024  # of one request's line and headers together
+
+logger = logging.getLogger("proxy.server")
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a limit on headers, which httptools hasn't."""
+
+    _reading_headers = True
+    _header_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        # What came with the last piece of the headers may be body, so it counts only while they aren't complete.
+        if self._reading_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._reading_headers = True
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._reading_headers = False
+        super().on_headers_complete()
+
+
+def listen(options: Options) -> socket.socket:
+    """The listening socket: a UNIX socket, one address, or all. Raises OSError."""
+    if options.sock:
+        return _listen_unix(options.sock)
+    if not options.host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", options.port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+
+
+def _listen_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    if os.path.exists(path):
+        # Left behind by a process that was killed, unless somebody answers on it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+    listener.bind(path)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
+    """uvicorn as the proxy wants it; the benchmark's bare application runs with the same."""
+    return uvicorn.Config(
+        application,
+        loop="uvloop",
+        http=HttpProtocol,
+        ws="websockets-sansio",
+        ws_max_size=options.max_message_size,
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=PING_TIMEOUT,
+        ws_per_message_deflate=False,
+        proxy_headers=False,  # trusted_proxies decides
+        server_header=False,
+        access_log=False,  # uvicorn's would show query strings
+        log_config=None,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN,
+    )
+
+
+def run(application: Any, options: Options) -> None:
+    """Serve until SIGTERM or SIGINT. Raises OSError when the address can't be listened on."""
+    listener = listen(options)
+    # uvicorn takes the signals over while it serves and raises them again at its end, which is a good end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    name = listener.getsockname()
+    logger.info("listening on %s", options.sock or f"{name[0]} port {name[1]}")
+    try:
+        uvicorn.Server(uvicorn_config(application, options)).run([listener])
+    finally:
+        if options.sock:
+            os.unlink(options.sock)

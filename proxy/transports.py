@@ -1,0 +1,151 @@
+"""A client's socket as its ASGI server shows it: what ASGI says the same everywhere, and what it doesn't say at all.
+
+The consumer and its Outbound use a Transport instead of asking which server they run under:
+
+- `send` waits while the socket is blocked (daphne's own never does: it buffers without limit);
+- `unblock` and `abort` reach past ASGI, to end clients that don't read;
+- `disconnect` tells a client's Close from a lost connection and from a shutdown.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+# Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
+_PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1009})
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a session ended: the close callback's code and reason (contract: Callbacks)."""
+
+    code: int
+    reason: str
+    by_backend: bool = False
+    """Ended by POST /close, so the backend isn't told."""
+
+
+LOST = End(1006, "lost")
+SHUTDOWN = End(1012, "shutdown")
+
+
+class ConnectionGone(OSError):
+    """The socket closed before the message could be written."""
+
+
+class Transport:
+    """Any ASGI server."""
+
+    __slots__ = ("send",)
+
+    def __init__(self, send: Any) -> None:
+        self.send: Any = send
+
+    def close_message(self, code: int, reason: str) -> Message:
+        return {"type": "websocket.close", "code": code, "reason": reason}
+
+    def disconnect(self, message: Message) -> End:
+        """What a websocket.disconnect message means."""
+        code = message.get("code") or 1005
+        if code == 1006:
+            return LOST
+        return End(code, "error" if code in _PROTOCOL_ERRORS else "client")
+
+    def unblock(self) -> None:
+        """Let the next message pass a blocked socket's queue, if the server can do that."""
+
+    def abort(self) -> None:
+        """Drop the connection with all that is unsent, if the server can do that."""
+
+
+class UvicornTransport(Transport):
+    """uvicorn's websockets-sansio protocol; `send` is a method of it."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, send: Any) -> None:
+        super().__init__(send)
+        self._protocol = send.__self__
+
+    def disconnect(self, message: Message) -> End:
+        # uvicorn names a reason, be it empty, only where a Close frame was sent or received.
+        if "reason" not in message:
+            return SHUTDOWN if message.get("code") == 1012 else LOST
+        return super().disconnect(message)
+
+    def unblock(self) -> None:
+        self._protocol.writable.set()
+
+    def abort(self) -> None:
+        self._protocol.transport.abort()
+
+
+class DaphneTransport(Transport):
+    """daphne: the first argument of its `send` is the autobahn protocol, on a Twisted transport.
+
+    Twisted tells a registered producer when the buffer of a transport is full; this is that producer.
+    """
+
+    __slots__ = ("_protocol", "_send", "_writable")
+
+    def __init__(self, send: "partial[Awaitable[None]]") -> None:
+        super().__init__(self._send_flow_controlled)
+        self._send = send
+        self._protocol: Any = send.args[0]
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    async def _send_flow_controlled(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            await self._writable.wait()
+            if self._protocol.state != self._protocol.STATE_OPEN:
+                raise ConnectionGone
+            payload = message.get("bytes", message.get("text"))
+            if not payload:  # daphne leaves empty messages out
+                self._protocol.sendMessage(b"", isBinary=payload == b"")
+                return
+        await self._send(message)
+        if message["type"] == "websocket.accept":
+            # The HTTP channel that took the handshake is still registered, and doesn't need to know any more.
+            self._protocol.transport.unregisterProducer()
+            self._protocol.transport.registerProducer(self, True)
+
+    def close_message(self, code: int, reason: str) -> Message:
+        # autobahn sends 1000 and 3000-4999 only; daphne doesn't pass a reason on.
+        return {"type": "websocket.close", "code": code if code == 1000 or code >= 3000 else 3000 + code}
+
+    def unblock(self) -> None:
+        self._writable.set()
+
+    def abort(self) -> None:
+        self._protocol.transport.abortConnection()
+
+    # Twisted's IPushProducer
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        self._writable.clear()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self._writable.set()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self._writable.set()
+
+
+def transport_for(send: Any) -> Transport:
+    """The transport behind an ASGI `send`."""
+    if isinstance(send, partial) and _package(send.args[0]) == "daphne":
+        return DaphneTransport(send)
+    protocol = getattr(send, "__self__", None)
+    if _package(protocol) == "uvicorn" and hasattr(protocol, "writable"):
+        return UvicornTransport(send)
+    return Transport(send)
+
+
+def _package(thing: object) -> str:
+    return type(thing).__module__.partition(".")[0]

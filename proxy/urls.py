@@ -1,0 +1,15 @@
+"""The proxy's HTTP paths, as configured."""
+
+from django.urls import path
+
+from proxy import conf, views
+
+_options = conf.options()
+
+urlpatterns = [
+    path(_options.connect_path.removeprefix("/"), views.connect),
+    path(_options.send_path.removeprefix("/"), views.send),
+    path(_options.close_path.removeprefix("/"), views.close),
+    path(_options.ping_path.removeprefix("/"), views.ping),
+    path(_options.stats_path.removeprefix("/"), views.show_stats),
+]

@@ -1,0 +1,90 @@
+"""The API for backends and monitoring: /send, /close, /ping, /stats, and the plain-HTTP side of /connect.
+
+Each view checks who asks, parses, calls `delivery`, and renders. Served by `handlers.ProxyHandler`.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from django.http import HttpResponse
+
+from proxy import conf, delivery, protocol
+from proxy.access import check_access
+from proxy.exceptions import ApiError, BadRequest, MethodNotAllowed
+from proxy.handlers import ProxyRequest
+from proxy.stats import stats
+
+JSON = "application/json; charset=utf-8"
+
+Push = Callable[[list[str], bytes, ProxyRequest], Awaitable[delivery.Delivery]]
+
+
+async def send(request: ProxyRequest) -> HttpResponse:
+    """POST {path.send}: a frame for each named session."""
+
+    async def push(keys: list[str], body: bytes, request: ProxyRequest) -> delivery.Delivery:
+        return await delivery.send(keys, _frame(body, request))
+
+    return await _answer(request, push)
+
+
+async def close(request: ProxyRequest) -> HttpResponse:
+    """POST {path.close}: a last frame, if there is a body, then Close, for each named session."""
+
+    async def push(keys: list[str], body: bytes, request: ProxyRequest) -> delivery.Delivery:
+        headers = request.scope["headers"]
+        code, reason = protocol.close_code(headers), protocol.close_reason(headers)
+        return await delivery.close(keys, _frame(body, request) if body else None, code, reason)
+
+    return await _answer(request, push)
+
+
+async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
+    options = conf.options()
+    try:
+        check_access(request.scope, options)
+        if request.method != "POST":
+            raise MethodNotAllowed
+        keys = protocol.session_keys(request.scope["headers"], options.session_header_name)
+        done = await push(keys, await request.read_body(options.max_body_size), request)
+    except ApiError as error:
+        return HttpResponse(
+            protocol.refusal_body(str(error)), status=error.status, content_type=JSON, headers=dict(error.headers)
+        )
+    if not done.failures:
+        return HttpResponse(protocol.OK_BODY, content_type=JSON)
+    result, status = ("NG", 400) if done.refused else ("OK", 200)
+    return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=JSON)
+
+
+def _frame(body: bytes, request: ProxyRequest) -> protocol.Frame:
+    try:
+        return protocol.make_frame(body, request.META.get("CONTENT_TYPE", ""))
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"text body: expected UTF-8, found other bytes at {error.start}; "
+            "for a binary frame send Content-Type: application/octet-stream"
+        ) from None
+
+
+async def connect(request: ProxyRequest) -> HttpResponse:
+    """{path.connect} without a WebSocket handshake (contract: GET connect 1)."""
+    stats.total_connections += 1
+    stats.connect_errors += 1
+    return HttpResponse(
+        "this is a WebSocket: expected a GET with Upgrade: websocket\n",
+        status=426,
+        content_type="text/plain; charset=utf-8",
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
+
+
+async def ping(request: ProxyRequest) -> HttpResponse:
+    """{path.ping}, any method: the process serves requests."""
+    return HttpResponse(protocol.OK_BODY, content_type=JSON)
+
+
+async def show_stats(request: ProxyRequest) -> HttpResponse:
+    """GET {path.stats}: JSON, or with ?format=tsv|txt|text lines of NAME, VALUE, EPOCH."""
+    if request.GET.get("format") in ("tsv", "txt", "text"):
+        return HttpResponse(stats.as_tsv(), content_type="text/plain")
+    return HttpResponse(stats.as_json(), content_type="application/json")
