@@ -1,0 +1,1 @@
+"""A chat whose backend blocks: Flask under gunicorn's sync workers, WebSockets by the proxy."""
