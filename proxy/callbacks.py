@@ -184,7 +184,10 @@ class Callbacks:
                 content += chunk
                 if len(content) > limit:
                     response.close()
-                    raise CallbackError(f"{method} {url.path}: expected at most {limit} bytes of body, found more")
+                    if response.status == 200:
+                        raise CallbackError(f"{method} {url.path}: expected at most {limit} bytes of body, found more")
+                    content = content[:limit]  # a refusal is relayed as far as it goes
+                    break
             return response.status, response.headers, content
 
 

@@ -11,17 +11,16 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, forwarding, idle, lifespan
+from proxy import callbacks, delivery, handshake, idle, lifespan
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
 from proxy.exceptions import CallbackError, ConnectRefused, SessionClosed
 from proxy.inbound import Inbound
 from proxy.layers import Event, Outcome
-from proxy.origins import origin_allowed
 from proxy.outbound import Outbound
 from proxy.protocol import Frame
 from proxy.stats import stats
-from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, Message, transport_for
+from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, frame_message, read_frame, transport_for
 
 CLOSE_GRACE = 10.0  # seconds for a client to answer our Close
 
@@ -42,8 +41,8 @@ class NotFoundConsumer(AsyncConsumer):
     """WebSocket handshakes at paths that aren't ours."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await receive()
-        await refuse(scope, send, ConnectRefused.plain(404, "not found"))
+        await receive()  # websocket.connect
+        await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found"))
 
 
 class SessionConsumer(AsyncConsumer):
@@ -67,13 +66,13 @@ class SessionConsumer(AsyncConsumer):
         stats.total_connections += 1
         await receive()  # websocket.connect
         try:
-            accepted = await self.authenticate(scope)
+            accepted = await handshake.authenticate(scope, self.connection, self.options)
         except ConnectRefused as refusal:
-            await refuse(scope, send, refusal)
+            await handshake.refuse(scope, send, refusal)
             return
         except Exception:
             logger.exception("connection %s: unexpected error", self.connection)
-            await refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
+            await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
             return
         self.transport = transport_for(send)
         if isinstance(self.transport, DaphneTransport):
@@ -103,28 +102,6 @@ class SessionConsumer(AsyncConsumer):
             await asyncio.shield(task)
 
     # Handshake
-
-    async def authenticate(self, scope: dict[str, Any]) -> callbacks.Accepted:
-        """Everything before the backend's yes; raises ConnectRefused."""
-        headers, config = scope["headers"], self.options
-        if not origin_allowed(headers, config.origin_policy.name, config.origin_policy.listed):
-            raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
-        client = (scope.get("client") or ("",))[0]
-        peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), config.trusted_proxies)
-        offered = scope.get("subprotocols") or []
-        sent = forwarding.client_headers(headers, config.session_header_name)
-        sent += [
-            *peer.headers(),
-            ("X-Kuiperbelt-Endpoint", endpoint_for(scope, config)),
-            ("X-Kuiperbelt-Connection", self.connection),
-        ]
-        if offered:
-            sent.append(("X-Kuiperbelt-Subprotocols", ", ".join(offered)))
-        try:
-            return await callbacks.client().connect(sent, scope["query_string"], offered)
-        except CallbackError as error:
-            logger.warning("connection %s: refused with 502: %s", self.connection, error)
-            raise ConnectRefused.plain(502, "Bad Gateway") from error
 
     async def register(self) -> None:
         """From here on /send finds this session, and an older one of the same key is gone."""
@@ -169,7 +146,7 @@ class SessionConsumer(AsyncConsumer):
             if self.ended:
                 continue
             self.last_active = monotonic()
-            frame = _frame(message)
+            frame = read_frame(message)
             if frame.size > self.options.max_message_size:
                 self.end(TOO_BIG)
             elif wanted:
@@ -210,7 +187,7 @@ class SessionConsumer(AsyncConsumer):
 
     def push(self, frame: Frame, timeout: float = 0.0) -> asyncio.Future[None] | None:
         self.last_active = monotonic()
-        return self.outbound.push(_message(frame), frame.size, timeout)
+        return self.outbound.push(frame_message(frame), frame.size, timeout)
 
     # The end
 
@@ -233,7 +210,7 @@ class SessionConsumer(AsyncConsumer):
             return
         self.leave(end)
         close = self.transport.close_message(end.code, end.reason)
-        self.outbound.finish(_message(last) if last else None, close)
+        self.outbound.finish(frame_message(last) if last else None, close)
         self.abort_later()
 
     def leave(self, end: End) -> None:
@@ -265,34 +242,7 @@ class SessionConsumer(AsyncConsumer):
             stats.closing_connections -= 1
 
 
-async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
-    """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
-    if refusal.status != 403:
-        stats.connect_errors += 1
-    access_logger.info("handshake refused: %s", refusal)
-    try:
-        if "websocket.http.response" in (scope.get("extensions") or {}):
-            headers = [*refusal.headers]
-            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "websocket.http.response.body", "body": refusal.body})
-        else:
-            await send({"type": "websocket.close"})
-    except OSError:
-        pass  # the client didn't wait for the answer
-
-
 def _current_task() -> "asyncio.Task[Any]":
     task = asyncio.current_task()
     assert task is not None
     return task
-
-
-def _frame(message: Message) -> Frame:
-    text = message.get("text")
-    if text is not None:
-        return Frame(text, len(text) if text.isascii() else len(text.encode()))
-    return Frame(message["bytes"], len(message["bytes"]))
-
-
-def _message(frame: Frame) -> Message:
-    return {"type": "websocket.send", "bytes" if frame.binary else "text": frame.payload}

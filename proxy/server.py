@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from typing import Any
 
@@ -59,17 +60,25 @@ def listen(options: Options) -> socket.socket:
 
 
 def _listen_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    if os.path.exists(path):
+    if _is_socket(path):
         # Left behind by a process that was killed, unless somebody answers on it.
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
-    listener.bind(path)
-    listener.listen(BACKLOG)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     return listener
+
+
+def _is_socket(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)
 
 
 def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:

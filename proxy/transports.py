@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from proxy.protocol import Frame
+
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -32,6 +34,19 @@ class End:
 
 LOST = End(1006, "lost")
 SHUTDOWN = End(1012, "shutdown")
+
+
+def frame_message(frame: Frame) -> Message:
+    """The ASGI message that sends a frame."""
+    return {"type": "websocket.send", "bytes" if frame.binary else "text": frame.payload}
+
+
+def read_frame(message: Message) -> Frame:
+    """The frame of a websocket.receive message."""
+    text = message.get("text")
+    if text is None:
+        return Frame(message["bytes"], len(message["bytes"]))
+    return Frame(text, len(text) if text.isascii() else len(text.encode()))
 
 
 class ConnectionGone(OSError):
@@ -109,6 +124,8 @@ class DaphneTransport(Transport):
             if not payload:  # daphne leaves empty messages out
                 self._protocol.sendMessage(b"", isBinary=payload == b"")
                 return
+        elif message["type"] == "websocket.accept" and self._protocol.state != self._protocol.STATE_CONNECTING:
+            raise ConnectionGone
         await self._send(message)
         if message["type"] == "websocket.accept":
             # The HTTP channel that took the handshake is still registered, and doesn't need to know any more.

@@ -1,5 +1,6 @@
 """`manage.py runproxy`: serve the proxy with uvicorn, on the port or UNIX socket of the configuration."""
 
+import os
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -19,4 +20,6 @@ class Command(BaseCommand):
             server.run(application, config)
         except OSError as error:
             where = config.sock or f"port {config.port}"
-            raise CommandError(f"can't listen on {where}: {error.strerror or error}") from error
+            raise CommandError(
+                f"can't listen on {where}: {os.strerror(error.errno) if error.errno else error}"
+            ) from error

@@ -1,0 +1,58 @@
+"""A connection before it is a session: what is checked first, what the backend is asked, how a refusal looks.
+
+The consumer calls `authenticate`, then goes on or calls `refuse`; see the contract's "GET connect" 1 to 3.
+"""
+
+import contextlib
+import logging
+from typing import Any
+
+from proxy import callbacks, forwarding
+from proxy.conf import Options
+from proxy.endpoint import endpoint_for
+from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.origins import origin_allowed
+from proxy.stats import stats
+
+logger = logging.getLogger("proxy.session")
+access_logger = logging.getLogger("proxy.access")
+
+
+async def authenticate(scope: dict[str, Any], connection: str, options: Options) -> callbacks.Accepted:
+    """Everything up to the backend's yes; `connection` is the UUID of this one. Raises ConnectRefused.
+
+    That it is a WebSocket handshake of the right version, with a key, the server has checked before.
+    """
+    headers = scope["headers"]
+    if not origin_allowed(headers, options.origin_policy.name, options.origin_policy.listed):
+        raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
+    client = (scope.get("client") or ("",))[0]
+    peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), options.trusted_proxies)
+    offered = scope.get("subprotocols") or []
+    sent = [
+        *forwarding.client_headers(headers, options.session_header_name),
+        *peer.headers(),
+        ("X-Kuiperbelt-Endpoint", endpoint_for(scope, options)),
+        ("X-Kuiperbelt-Connection", connection),
+    ]
+    if offered:
+        sent.append(("X-Kuiperbelt-Subprotocols", ", ".join(offered)))
+    try:
+        return await callbacks.client().connect(sent, scope["query_string"], offered)
+    except CallbackError as error:
+        logger.warning("connection %s: refused with 502: %s", connection, error)
+        raise ConnectRefused.plain(502, "Bad Gateway") from error
+
+
+async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
+    """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
+    if refusal.status != 403:
+        stats.connect_errors += 1
+    access_logger.info("handshake refused: %s", refusal)
+    with contextlib.suppress(OSError):  # a client that didn't wait for the answer
+        if "websocket.http.response" in (scope.get("extensions") or {}):
+            headers = [*refusal.headers]
+            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": refusal.body})
+        else:
+            await send({"type": "websocket.close"})

@@ -1,0 +1,70 @@
+"""Who may use the API: a table of peers, headers and configurations (faults: Attacks)."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from proxy.access import check_access
+from proxy.conf import Options
+from proxy.exceptions import ApiError, Forbidden, Unauthorized
+
+OPEN = Options()
+KEYS = Options(api_keys=("first-key-0123456", "second-key-012345"))
+ALLOW = Options(api_allow=(ip_network("10.0.0.0/8"),))
+BOTH = Options(api_keys=KEYS.api_keys, api_allow=ALLOW.api_allow)
+
+
+def ask(options: Options, client: str | None, **headers: str) -> None:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    check_access({"client": (client, 5) if client is not None else None, "headers": raw}, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "client", "headers"),
+    [
+        (OPEN, "127.0.0.1", {}),
+        (OPEN, "127.8.9.1", {}),
+        (OPEN, "::1", {}),
+        (OPEN, "::ffff:127.0.0.1", {}),
+        (OPEN, None, {}),
+        (KEYS, "8.8.8.8", {"authorization": "Bearer first-key-0123456"}),
+        (KEYS, "8.8.8.8", {"authorization": "bearer  second-key-012345"}),
+        (KEYS, "127.0.0.1", {"authorization": "Bearer first-key-0123456", "x_forwarded_for": "1.2.3.4"}),
+        (ALLOW, "10.1.2.3", {}),
+        (ALLOW, "::ffff:10.1.2.3", {"x_forwarded_for": "1.2.3.4"}),
+        (ALLOW, "127.0.0.1", {}),
+        (BOTH, "10.1.2.3", {}),
+    ],
+)
+def test_allowed(options: Options, client: str | None, headers: dict[str, str]) -> None:
+    ask(options, client, **headers)
+
+
+@pytest.mark.parametrize(
+    ("options", "client", "headers", "error"),
+    [
+        (OPEN, "8.8.8.8", {}, Forbidden),
+        (OPEN, "10.1.2.3", {}, Forbidden),
+        (OPEN, "unknown", {}, Forbidden),
+        (OPEN, "127.0.0.1", {"x_forwarded_for": "1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"forwarded": "for=1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"x_real_ip": "127.0.0.1"}, Forbidden),
+        (OPEN, None, {"via": "1.1 front"}, Forbidden),
+        (KEYS, "127.0.0.1", {}, Unauthorized),
+        (KEYS, "8.8.8.8", {"authorization": "Bearer wrong-key-0123456"}, Unauthorized),
+        (KEYS, "8.8.8.8", {"authorization": "Bearer"}, Unauthorized),
+        (KEYS, "8.8.8.8", {"authorization": "Basic first-key-0123456"}, Unauthorized),
+        (KEYS, "8.8.8.8", {"authorization": "first-key-0123456"}, Unauthorized),
+        (ALLOW, "11.1.2.3", {}, Forbidden),
+        (BOTH, "11.1.2.3", {}, Unauthorized),
+    ],
+)
+def test_refused(options: Options, client: str | None, headers: dict[str, str], error: type[ApiError]) -> None:
+    with pytest.raises(error, match="not allowed"):
+        ask(options, client, **headers)
+
+
+def test_two_authorization_headers_are_none() -> None:
+    header = (b"authorization", b"Bearer first-key-0123456")
+    with pytest.raises(Unauthorized):
+        check_access({"client": ("127.0.0.1", 5), "headers": [header, header]}, KEYS)

@@ -1,0 +1,156 @@
+"""The configuration: YAML, environment, defaults, and one report for everything that is wrong."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from proxy import conf
+
+CONNECT = {"EKBO_CONNECT_CALLBACK_URL": "http://backend/connect"}
+
+
+def load_yaml(tmp_path: Path, text: str, **environ: str) -> tuple[conf.Options, list[conf.Problem]]:
+    file = tmp_path / "config.yml"
+    file.write_text(text)
+    return conf.load({"EKBO_CONFIG": str(file), **environ})
+
+
+def test_defaults() -> None:
+    options, problems = conf.load(CONNECT)
+    assert not problems
+    assert (options.port, options.callback_timeout, options.session_header) == (9180, 10.0, "X-Kuiperbelt-Session")
+    assert (options.send_timeout, options.send_queue_size, options.idle_timeout) == (0.0, 0, 0.0)
+    assert options.origin_policy.name == "none"
+    assert not options.strict_broadcast
+
+
+def test_kuiperbelts_own_file(tmp_path: Path) -> None:
+    options, problems = load_yaml(
+        tmp_path,
+        """
+        port: 12345 # listen to the port
+        sock: ""
+        callback:
+          connect: "http://localhost:12346/connect"
+          establish: "http://localhost:12346/establish"
+          close: "http://localhost:12346/close"
+          receive: "http://localhost:12346/receive"
+          timeout: 10s
+        suppress_access_log: false
+        session_header: "X-Kuiperbelt-Session"
+        endpoint: "localhost:12345"
+        proxy_set_header:
+          "X-Foo": "Foo"
+          "X-Bar": ""
+        send_timeout: 0
+        send_queue_size: 0
+        origin_policy: none
+        idle_timeout: 0
+        """,
+    )
+    assert not problems
+    assert options.port == 12345
+    assert options.close_callback == "http://localhost:12346/close"
+    assert options.proxy_set_header == (("X-Foo", "Foo"), ("X-Bar", ""))
+
+
+def test_templates(tmp_path: Path) -> None:
+    options, problems = load_yaml(
+        tmp_path,
+        """
+        port: {{ env "MY_PORT" "OTHER_PORT" "9181" }}
+        callback:
+          connect: {{ must_env "AUTH" }}
+          close: {{ env "CLOSE" "" }}
+        idle_timeout: {{ env "IDLE" "1m" }}
+        endpoint: {{env `UNSET` `node.example`}}
+        """,
+        AUTH="http://backend/auth",
+        OTHER_PORT="9999",
+        IDLE="",
+    )
+    assert not problems
+    assert (options.port, options.connect_callback, options.close_callback) == (9999, "http://backend/auth", "")
+    assert (options.idle_timeout, options.endpoint) == (60.0, "node.example")
+
+
+def test_environment_wins_over_the_file_and_empty_is_not_set(tmp_path: Path) -> None:
+    text = "callback: {connect: 'http://file/'}\nport: 1\nidle_timeout: 5s"
+    options, problems = load_yaml(tmp_path, text, EKBO_PORT="2", EKBO_IDLE_TIMEOUT="")
+    assert not problems
+    assert (options.port, options.idle_timeout, options.connect_callback) == (2, 5.0, "http://file/")
+
+
+def test_all_errors_in_one_report(tmp_path: Path) -> None:
+    _, problems = load_yaml(
+        tmp_path,
+        """
+        port: many
+        callback: {timeout: 10, receive: backend, conect: x}
+        path: {send: /x, close: /x}
+        idle_timout: 5s
+        origin_policy: same_site
+        endpoint: {{ must_env "NOWHERE" }}
+        """,
+        EKBO_SEND_TIMEOUT="soon",
+    )
+    report = conf.report(problems)
+    for expected in (
+        "port: expected a port from 0 to 65535, found 'many'",
+        "callback.timeout: expected a duration like 0, 500ms, 10s or 1m30s, found 10",
+        "callback.receive: expected a URL like http://backend:8000/connect, found 'backend'",
+        "callback.conect: expected a known option, found this key",
+        "idle_timout: expected a known option",
+        "origin_policy: expected none, same_origin, same_hostname, or a list of origins",
+        "EKBO_SEND_TIMEOUT: expected a duration like 0, 500ms, 10s or 1m30s, found 'soon'",
+        "expected the environment variable NOWHERE (must_env), found nothing",
+        "callback.connect (EKBO_CONNECT_CALLBACK_URL): expected the backend's auth URL, found nothing",
+        "five different paths",
+    ):
+        assert expected in report
+    assert "10 problem(s)" in report
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [", "YAML"),
+        ("- 1", "a mapping of options"),
+        ("port: {{ env }}", '{{ env "NAME" "default" }}'),
+        ("port: {{ nonsense 1 }}", '{{ env "NAME" "default" }}'),
+        ("callback: http://backend/", "a known option"),
+        ("1: 2", "a known option"),
+    ],
+)
+def test_broken_files(tmp_path: Path, text: str, expected: str) -> None:
+    _, problems = load_yaml(tmp_path, text, **CONNECT)
+    assert any(problem.expected.startswith(expected) for problem in problems)
+
+
+def test_no_such_file() -> None:
+    _, problems = conf.load({"EKBO_CONFIG": "/nowhere/config.yml", **CONNECT})
+    assert "No such file" in problems[0].found
+
+
+def test_port_and_sock_together() -> None:
+    _, problems = conf.load({**CONNECT, "EKBO_PORT": "1", "EKBO_UNIX_DOMAIN_SOCKET_FILENAME": "/tmp/x.sock"})
+    assert [problem.where for problem in problems] == ["port, sock"]
+
+
+def test_keys_are_not_in_the_report() -> None:
+    _, problems = conf.load({**CONNECT, "EKBO_API_KEYS": "tooshort"})
+    assert len(problems) == 1
+    assert "tooshort" not in conf.report(problems)
+
+
+def test_unknown_variables() -> None:
+    environ = {**CONNECT, "EKBO_CONFIG": "x", "EKBO_SECRET_KEY": "x", "EKBO_CALLBAK_TIMEOUT": "1s", "HOME": "/"}
+    assert conf.unknown_variables(environ) == ["EKBO_CALLBAK_TIMEOUT"]
+
+
+def test_every_option_is_in_the_readme() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for spec in fields(conf.Options):
+        row = f"| `{spec.metadata['key']}` | `{spec.metadata['variable']}` |"
+        assert row in readme, f"README.md has no row that starts with {row}"

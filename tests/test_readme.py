@@ -1,0 +1,79 @@
+"""The README's commands, run as they stand but for the ports: the hello backend, the proxy, and every curl line."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+from websockets.asyncio.client import connect
+
+from tests.servers import free_port
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def curl_lines() -> list[tuple[str, str]]:
+    """Each curl command with the answer that the README shows under it."""
+    (block,) = [block for block in blocks() if "/send" in block]
+    return re.findall(r"^(.*curl .*)\n(?:# (.*)\n)?", block, re.MULTILINE)
+
+
+async def ready(port: int) -> None:
+    for _ in range(100):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+async def run(command: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_shell(
+        command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_try_it_by_hand() -> None:
+    port, backend_port = free_port(), free_port()
+    (exports,) = [block for block in blocks() if "runproxy" in block]
+    environ = dict(re.findall(r"export (\w+)=(\S+)", exports.replace("9181", str(backend_port))))
+    assert set(environ) >= {"EKBO_CONNECT_CALLBACK_URL", "EKBO_RECEIVE_CALLBACK_URL", "EKBO_CLOSE_CALLBACK_URL"}
+    assert any("python3 examples/hello.py" in block for block in blocks())
+    backend = await asyncio.create_subprocess_exec(
+        sys.executable, "examples/hello.py", str(backend_port), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    proxy = await asyncio.create_subprocess_exec(
+        sys.executable, "manage.py", "runproxy", cwd=ROOT, env={**os.environ, **environ, "EKBO_PORT": str(port)}
+    )
+    try:
+        await ready(port)
+        await ready(backend_port)
+        async with connect(f"ws://127.0.0.1:{port}/connect?user=bob") as bob:
+            assert await bob.recv() == "hello bob"
+            await bob.send("typed")
+            assert backend.stdout
+            assert await asyncio.wait_for(backend.stdout.readline(), 5) == b"/receive bob typed\n"
+            lines = curl_lines()
+            assert len(lines) == 6
+            for command, expected in lines:
+                status, output = await run(command.replace("9180", str(port)))
+                assert status == 0, command
+                assert not expected or output.strip() == expected, command
+            assert [await bob.recv() for _ in range(4)] == ["hello", "hello all", b"\x01\x02", "good bye"]
+            await bob.wait_closed()
+            assert bob.close_code == 4000
+    finally:
+        for process in (proxy, backend):
+            process.terminate()
+            await process.wait()

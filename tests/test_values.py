@@ -1,0 +1,107 @@
+"""Reading one option's value, from YAML types and from the environment's text."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import values
+
+
+@pytest.mark.parametrize(
+    ("parse", "value", "expected"),
+    [
+        (values.duration, "0", 0.0),
+        (values.duration, 0, 0.0),
+        (values.duration, "500ms", 0.5),
+        (values.duration, "10s", 10.0),
+        (values.duration, "1m30s", 90.0),
+        (values.duration, "1h2m3.5s", 3723.5),
+        (values.duration, ".5s", 0.5),
+        (values.duration, "250µs", 0.00025),
+        (values.boolean, True, True),
+        (values.boolean, "true", True),
+        (values.boolean, "1", True),
+        (values.boolean, "off", False),
+        (values.port, 9180, 9180),
+        (values.port, "9180", 9180),
+        (values.count, "0", 0),
+        (values.path, "/ws/connect", "/ws/connect"),
+        (values.url, "http://backend:8000/connect?key=1", "http://backend:8000/connect?key=1"),
+        (values.header_name, "X-Session", "X-Session"),
+        (values.header_map, "{X-Foo: foo, X-Bar: ''}", (("X-Foo", "foo"), ("X-Bar", ""))),
+        (values.header_map, {"X-Foo": 1, "X-Bar": None}, (("X-Foo", "1"), ("X-Bar", ""))),
+        (values.secrets, "0123456789abcdef, fedcba9876543210", ("0123456789abcdef", "fedcba9876543210")),
+        (values.origin_policy, "same_origin", values.OriginPolicy("same_origin")),
+        (
+            values.origin_policy,
+            ["https://A.example:443", "http://b.example:81"],
+            values.OriginPolicy("listed", frozenset({"https://a.example", "http://b.example:81"})),
+        ),
+        (values.origin_policy, "https://a.example", values.OriginPolicy("listed", frozenset({"https://a.example"}))),
+    ],
+)
+def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
+    assert parse(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("parse", "value"),
+    [
+        (values.duration, "10"),
+        (values.duration, 10),
+        (values.duration, "-1s"),
+        (values.duration, "1 s"),
+        (values.duration, "1d"),
+        (values.duration, "s"),
+        (values.duration, True),
+        (values.positive_duration, "0"),
+        (values.boolean, "maybe"),
+        (values.port, "65536"),
+        (values.port, "-1"),
+        (values.port, "abc"),
+        (values.port, True),
+        (values.count, "1.5"),
+        (values.size, "0"),
+        (values.path, "connect"),
+        (values.path, "/a?b"),
+        (values.path, "/a b"),
+        (values.url, "backend/connect"),
+        (values.url, "ftp://backend/"),
+        (values.url, "http:///connect"),
+        (values.url, "http://a:99999/"),
+        (values.url, "http://a/b c"),
+        (values.url, "http://a/\n"),
+        (values.url, 5),
+        (values.header_name, "X Session"),
+        (values.header_name, ""),
+        (values.header_map, "[1]"),
+        (values.header_map, "{"),
+        (values.header_map, {"X Foo": "1"}),
+        (values.header_map, {"X-Foo": "a\r\nb"}),
+        (values.networks, "10.0.0.0/99"),
+        (values.networks, 5),
+        (values.secrets, "short"),
+        (values.origin_policy, "same_site"),
+        (values.origin_policy, []),
+        (values.origin_policy, ["https://a.example/path"]),
+    ],
+)
+def test_values_refused(parse: Callable[[Any], Any], value: Any) -> None:
+    with pytest.raises(ValueError, match=r".") as refusal:
+        parse(value)
+    assert "invalid literal" not in str(refusal.value)  # what was expected, not what Python tripped over
+
+
+@given(st.one_of(st.text(), st.integers(), st.booleans(), st.lists(st.text()), st.dictionaries(st.text(), st.text())))
+def test_whatever_is_written_gives_a_value_or_a_value_error(value: Any) -> None:
+    parsers = [
+        values.duration, values.boolean, values.port, values.count, values.size, values.path, values.url,
+        values.header_name, values.header_map, values.networks, values.secrets, values.origin_policy, values.text,
+    ]  # fmt: skip
+    for parse in parsers:
+        with contextlib.suppress(ValueError):
+            parse(value)
