@@ -6,6 +6,7 @@ Order of events, and what each answer of the backend leads to: contract, "GET co
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -18,9 +19,9 @@ from proxy.exceptions import CallbackError, ConnectRefused, SessionClosed
 from proxy.inbound import Inbound
 from proxy.layers import Event, Outcome
 from proxy.outbound import Outbound
-from proxy.protocol import Frame
+from proxy.protocol import Frame, Message
 from proxy.stats import stats
-from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, frame_message, read_frame, transport_for
+from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, read_frame, transport_for
 
 CLOSE_GRACE = 10.0  # seconds for a client to answer our Close
 
@@ -76,7 +77,7 @@ class SessionConsumer(AsyncConsumer):
             return
         self.transport = transport_for(send)
         if isinstance(self.transport, DaphneTransport):
-            lifespan.end_with_daphne(_current_task())
+            lifespan.end_with_daphne()
         self.outbound = Outbound(self.transport, self.options, self.on_slow)
         self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
         stats.connections += 1
@@ -128,7 +129,6 @@ class SessionConsumer(AsyncConsumer):
             self.end(HANDSHAKE)
             return True  # the client's answer to our Close is still to be read
         if accepted.first_frame and not self.ended:
-            stats.total_messages += 1
             self.push(accepted.first_frame)
         access_logger.info("connection %s: open", self.connection)
         return True
@@ -157,7 +157,6 @@ class SessionConsumer(AsyncConsumer):
         """One frame to the receive callback, and its answer back if receive_reply is on."""
         reply = await callbacks.client().receive(self.session, frame)
         if reply and not self.ended:
-            stats.total_messages += 1
             try:
                 room = self.push(reply)
                 if room:
@@ -168,16 +167,14 @@ class SessionConsumer(AsyncConsumer):
     # Backend -> client: events of `delivery`, called by the channel layer in the sender's turn
 
     def on_event(self, event: Event) -> Outcome:
-        handler: Any = getattr(self, event["type"].replace(".", "_"))
-        outcome: Outcome = handler(event)
-        return outcome
+        return _HANDLERS[event["type"]](self, event)
 
     def session_send(self, event: Event) -> Outcome:
-        return self.push(event["frame"], event["timeout"])
+        self.last_active = monotonic()
+        return self.outbound.push(event["message"], event["size"], event["timeout"])
 
     def session_close(self, event: Event) -> Outcome:
-        frame: Frame | None = event["frame"]
-        self.end(End(event["code"], event["reason"], by_backend=True), frame)
+        self.end(End(event["code"], event["reason"], by_backend=True), event["last"])
         return None
 
     def session_replace(self, event: Event) -> Outcome:
@@ -185,9 +182,11 @@ class SessionConsumer(AsyncConsumer):
             self.end(REPLACED)
         return None
 
-    def push(self, frame: Frame, timeout: float = 0.0) -> asyncio.Future[None] | None:
+    def push(self, frame: Frame) -> "asyncio.Future[None] | None":
+        """Send a frame that the backend gave as an answer."""
+        stats.total_messages += 1
         self.last_active = monotonic()
-        return self.outbound.push(frame_message(frame), frame.size, timeout)
+        return self.outbound.push(frame.message(), frame.size)
 
     # The end
 
@@ -204,13 +203,13 @@ class SessionConsumer(AsyncConsumer):
     def on_idle(self) -> None:
         self.end(IDLE)
 
-    def end(self, end: End, last: Frame | None = None) -> None:
+    def end(self, end: End, last: Message | None = None) -> None:
         """Close the session from our side: a last frame, if any, and Close. The first end counts."""
         if self.ended:
             return
         self.leave(end)
         close = self.transport.close_message(end.code, end.reason)
-        self.outbound.finish(frame_message(last) if last else None, close)
+        self.outbound.finish(last, close)
         self.abort_later()
 
     def leave(self, end: End) -> None:
@@ -242,7 +241,8 @@ class SessionConsumer(AsyncConsumer):
             stats.closing_connections -= 1
 
 
-def _current_task() -> "asyncio.Task[Any]":
-    task = asyncio.current_task()
-    assert task is not None
-    return task
+_HANDLERS: dict[str, Callable[[SessionConsumer, Event], Outcome]] = {
+    delivery.SEND: SessionConsumer.session_send,
+    delivery.CLOSE: SessionConsumer.session_close,
+    delivery.REPLACE: SessionConsumer.session_replace,
+}

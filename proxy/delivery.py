@@ -48,12 +48,13 @@ def group_name(key: str) -> str:
 
 async def send(keys: Sequence[str], frame: Frame) -> Delivery:
     """Send a frame to each session; a key that is named twice gets it twice (contract: POST send)."""
-    return await _request(keys, {"type": SEND, "frame": frame, "timeout": conf.options().send_timeout})
+    timeout = conf.options().send_timeout
+    return await _request(keys, {"type": SEND, "message": frame.message(), "size": frame.size, "timeout": timeout})
 
 
 async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "") -> Delivery:
     """Send a last frame, if any, then Close, to each session. No close callback follows (contract: POST close)."""
-    event: Event = {"type": CLOSE, "frame": frame, "code": code, "reason": reason}
+    event: Event = {"type": CLOSE, "last": frame and frame.message(), "code": code, "reason": reason}
     return await _request(list(dict.fromkeys(keys)), event)
 
 

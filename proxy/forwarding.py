@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, unquote_plus
 
@@ -114,6 +115,7 @@ def is_in(client: str, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
+@lru_cache(1024)
 def plain_address(client: str) -> str:
     """The address without an IPv6 zone, and IPv4 as IPv4 where a dual-stack socket shows it as ::ffff:1.2.3.4."""
     try:

@@ -5,8 +5,8 @@ then called directly, in the sender's turn, and answers. `delivery` is its only 
 """
 
 import asyncio
+import itertools
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Any
@@ -29,6 +29,7 @@ class LocalChannelLayer(BaseChannelLayer):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self.channel_capacity: Any = self.compile_capacities(config.get("channel_capacity") or {})
+        self._numbers = itertools.count()
         self._queues: dict[str, asyncio.Queue[tuple[float, Event]]] = {}
         self._receivers: dict[str, Receiver] = {}
         # Group -> its channels; channel -> its groups, so that a channel that goes away is gone from all of them.
@@ -38,7 +39,7 @@ class LocalChannelLayer(BaseChannelLayer):
     # Channels' own interface
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        return f"{prefix}!{uuid.uuid4().hex}"
+        return f"{prefix}!{next(self._numbers):x}"
 
     async def send(self, channel: str, message: Event) -> None:
         """Raises ChannelFull when nobody takes the messages of this channel."""

@@ -22,8 +22,10 @@ async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def end_with_daphne(session: "asyncio.Task[Any]") -> None:
-    """Have daphne's shutdown cancel this session's task, and wait until it has cleaned up."""
+def end_with_daphne() -> None:
+    """Have daphne's shutdown cancel the running task, a session's, and wait until it has cleaned up."""
+    session = asyncio.current_task()
+    assert session is not None
     _watch_reactor()
     _sessions.add(session)
     session.add_done_callback(_sessions.discard)

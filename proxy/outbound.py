@@ -13,8 +13,9 @@ from typing import Any
 
 from proxy.conf import Options
 from proxy.exceptions import SendTimeout, SessionClosed
+from proxy.protocol import Message
 from proxy.stats import stats
-from proxy.transports import Message, Transport
+from proxy.transports import Transport
 
 
 @dataclass(slots=True)

@@ -7,11 +7,15 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from proxy.exceptions import BadRequest, SessionHeaderMissing
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Raw headers as ASGI gives them: lower-case names, repeated where they were repeated."""
+
+Message = dict[str, Any]
+"""An ASGI message."""
 
 MAX_KEYS = 1000
 """Sessions that one request may name (contract: POST send)."""
@@ -41,6 +45,10 @@ class Frame:
     def content_type(self) -> str:
         """The Content-Type of the receive callback for this frame (contract: Callbacks)."""
         return BINARY_TYPE if self.binary else "text/plain"
+
+    def message(self) -> Message:
+        """The ASGI message that sends this frame; one for all sessions that get it."""
+        return {"type": "websocket.send", "bytes" if self.binary else "text": self.payload}
 
     def encode(self) -> bytes:
         return self.payload if isinstance(self.payload, bytes) else self.payload.encode()

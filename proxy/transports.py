@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from proxy.protocol import Frame
+from proxy.protocol import Frame, Message
 
-Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
@@ -34,11 +33,6 @@ class End:
 
 LOST = End(1006, "lost")
 SHUTDOWN = End(1012, "shutdown")
-
-
-def frame_message(frame: Frame) -> Message:
-    """The ASGI message that sends a frame."""
-    return {"type": "websocket.send", "bytes" if frame.binary else "text": frame.payload}
 
 
 def read_frame(message: Message) -> Frame:

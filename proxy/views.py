@@ -15,6 +15,9 @@ from proxy.stats import stats
 
 JSON = "application/json; charset=utf-8"
 
+# The answer of nearly every request; nothing changes a response after its view.
+_OK = HttpResponse(protocol.OK_BODY, content_type=JSON)
+
 Push = Callable[[list[str], bytes, ProxyRequest], Awaitable[delivery.Delivery]]
 
 
@@ -51,14 +54,14 @@ async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
             protocol.refusal_body(str(error)), status=error.status, content_type=JSON, headers=dict(error.headers)
         )
     if not done.failures:
-        return HttpResponse(protocol.OK_BODY, content_type=JSON)
+        return _OK
     result, status = ("NG", 400) if done.refused else ("OK", 200)
     return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=JSON)
 
 
 def _frame(body: bytes, request: ProxyRequest) -> protocol.Frame:
     try:
-        return protocol.make_frame(body, request.META.get("CONTENT_TYPE", ""))
+        return protocol.make_frame(body, request.header(b"content-type"))
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"text body: expected UTF-8, found other bytes at {error.start}; "
@@ -80,7 +83,7 @@ async def connect(request: ProxyRequest) -> HttpResponse:
 
 async def ping(request: ProxyRequest) -> HttpResponse:
     """{path.ping}, any method: the process serves requests."""
-    return HttpResponse(protocol.OK_BODY, content_type=JSON)
+    return _OK
 
 
 async def show_stats(request: ProxyRequest) -> HttpResponse:

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from proxy.transports import ConnectionGone, Message, Transport
+from proxy.protocol import Message
+from proxy.transports import ConnectionGone, Transport
 
 
 class Socket:

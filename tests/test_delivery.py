@@ -47,7 +47,7 @@ async def empty_layer() -> AsyncIterator[None]:
 async def test_send_to_sessions_and_to_nobody() -> None:
     bob = await session("bob")
     done = await delivery.send(["alice", "bob", "bob", "carol"], FRAME)
-    assert [event["frame"] for event in bob.events] == [FRAME, FRAME]
+    assert [event["message"] for event in bob.events] == [FRAME.message(), FRAME.message()]
     assert done.failures == [
         Failure("alice", "kuiperbelt: session is not found"),
         Failure("carol", "kuiperbelt: session is not found"),

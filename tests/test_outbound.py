@@ -8,8 +8,8 @@ import pytest
 from proxy.conf import Options
 from proxy.exceptions import SendTimeout, SessionClosed
 from proxy.outbound import Outbound, start
+from proxy.protocol import Message
 from proxy.stats import stats
-from proxy.transports import Message
 from tests.sockets import Socket
 
 CLOSE = {"type": "websocket.close", "code": 1000}
