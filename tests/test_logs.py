@@ -4,13 +4,17 @@ import logging
 
 import pytest
 
-from proxy.logs import DenialFilter
+from proxy.logs import UvicornFilter
 
 
 @pytest.mark.parametrize(
     ("message", "kept"),
-    [("ASGI callable returned without completing handshake.", False), ("Exception in ASGI application\n", True)],
+    [
+        ("ASGI callable returned without completing handshake.", False),
+        ("Invalid UTF-8 sequence received from client.", False),
+        ("Exception in ASGI application\n", True),
+    ],
 )
-def test_denials_are_no_errors(message: str, kept: bool) -> None:
+def test_ordinary_ends_are_no_errors(message: str, kept: bool) -> None:
     record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, None, None)
-    assert DenialFilter().filter(record) is kept
+    assert UvicornFilter().filter(record) is kept

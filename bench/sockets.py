@@ -1,0 +1,199 @@
+"""The two ends of the load, as lean as Python can: a WebSocket client and a keep-alive sender. Used by bench.load."""
+
+import asyncio
+from array import array
+from time import perf_counter_ns
+from typing import cast
+
+from .systems import System
+
+MARK = b"@"  # a message is MARK, the time of its POST in 19 digits of nanoseconds, and padding
+STAMP_DIGITS = 19
+MIN_SIZE = 1 + STAMP_DIGITS
+
+HANDSHAKE = (
+    "GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class Tally:
+    """What has arrived at the clients in the current phase."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.lost_connections = 0
+        self.latencies = array("q")  # ns
+
+    def reset(self) -> None:
+        """Begin a phase."""
+        self.received = 0
+        self.latencies = array("q")
+
+
+class Client(asyncio.Protocol):
+    """A WebSocket client that counts messages and takes their latency. It answers pings and never sends else."""
+
+    __slots__ = ("buffer", "closing", "is_open", "opened", "tally", "target", "transport")
+    transport: asyncio.Transport
+
+    def __init__(self, target: str, tally: Tally) -> None:
+        self.target = target
+        self.tally = tally
+        self.buffer = b""
+        self.closing = False
+        self.is_open = False
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not of its class
+        self.transport.write(HANDSHAKE.format(target=self.target).encode())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionError("connection lost in the handshake"))
+        elif self.is_open and not self.closing:
+            self.tally.lost_connections += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Read the handshake's response, then frames."""
+        now = perf_counter_ns()
+        if self.buffer:
+            data = self.buffer + data
+            self.buffer = b""
+        if not self.is_open:
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self.buffer = head
+                return
+            if self.opened.done():  # timed out
+                return
+            if not head.startswith(b"HTTP/1.1 101"):
+                self.opened.set_exception(ConnectionError(f"expected 101 but got {head[:40]!r}"))
+                return
+            self.opened.set_result(None)
+            self.is_open = True
+        position, size = 0, len(data)
+        while size - position >= 2:
+            length, start = data[position + 1], position + 2
+            if length == 126:
+                start += 2
+                length = int.from_bytes(data[position + 2 : start])
+            elif length == 127:
+                start += 8
+                length = int.from_bytes(data[position + 2 : start])
+            end_of_frame = start + length
+            if end_of_frame > size:
+                break
+            opcode = data[position] & 15
+            if opcode <= 2:
+                tally = self.tally
+                stamp = data.find(MARK, start, end_of_frame) + 1
+                if stamp:
+                    tally.received += 1
+                    tally.latencies.append(now - int(data[stamp : stamp + STAMP_DIGITS]))
+            elif opcode == 9:
+                # A pong with the masking key 0, which leaves the payload as it is; control frames have up to 125 bytes.
+                self.transport.write(bytes((0x8A, 0x80 | length, 0, 0, 0, 0)) + data[start:end_of_frame])
+            position = end_of_frame
+        if position < size:
+            self.buffer = data[position:]
+
+    def close(self) -> None:
+        """Leave with a Close frame (1000) and don't wait for the answer."""
+        self.closing = True
+        self.transport.write(b"\x88\x82\0\0\0\0\x03\xe8")
+        self.transport.close()
+
+
+class Requests:
+    """The work of one phase, shared by its senders: which requests, until when, and what became of them."""
+
+    def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, cap: int) -> None:
+        self.system = system
+        self.parts = [(*system.push(batch, size), len(batch)) for batch in batches]
+        self.padding = b"x" * (size - MIN_SIZE)
+        self.deadline_ns = perf_counter_ns() + int(seconds * 1e9)
+        self.cap = cap
+        self.requests = 0
+        self.sent = 0  # messages: sessions named in requests
+        self.refused = 0
+        self.first_refusal = b""
+
+    def next(self) -> bytes | None:
+        """Return the next request, or None if the phase is over."""
+        now = perf_counter_ns()
+        if now > self.deadline_ns or self.requests >= self.cap:
+            return None
+        before, after, keys = self.parts[self.requests % len(self.parts)]
+        self.requests += 1
+        self.sent += keys
+        return b"%b%b%019d%b%b" % (before, MARK, now, self.padding, after)
+
+    def check(self, response: bytes) -> None:
+        """Count the response if it is not a full success."""
+        if not self.system.accepted(response):
+            self.refused += 1
+            self.first_refusal = self.first_refusal or response[-200:]
+
+
+class Sender(asyncio.Protocol):
+    """A keep-alive HTTP connection that sends the next request as soon as the last one is answered."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.requests: Requests | None = None
+        self.done: asyncio.Future[None] | None = None
+        self.buffer = b""
+        self.usual_size = -1  # size of the last response, to save parsing the next one's header
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not of its class
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(ConnectionError("server closed a sender's connection in mid-phase"))
+
+    def start(self, requests: Requests) -> asyncio.Future[None]:
+        """Begin a phase; the future is done when the phase is over and the last request is answered."""
+        self.requests = requests
+        self.done = asyncio.get_running_loop().create_future()
+        self.advance()
+        return self.done
+
+    def advance(self) -> None:
+        """Send the next request, if there is one."""
+        assert self.requests is not None
+        assert self.done is not None
+        request = self.requests.next()
+        if request is not None:
+            self.transport.write(request)
+        elif not self.done.done():
+            self.done.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a response; it is complete when its size is the usual one or its header says so."""
+        if self.buffer:
+            data = self.buffer + data
+            self.buffer = b""
+        if len(data) != self.usual_size and not complete(data):
+            self.buffer = data
+            return
+        self.usual_size = len(data)
+        assert self.requests is not None
+        self.requests.check(data)
+        self.advance()
+
+
+def complete(response: bytes) -> bool:
+    """Tell whether these bytes are a whole HTTP response with Content-Length or chunks."""
+    head, end, body = response.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    _, found, rest = head.lower().partition(b"content-length:")
+    if found:
+        return len(body) >= int(rest.split(b"\r\n", 1)[0])
+    return body.endswith(b"0\r\n\r\n")

@@ -1,0 +1,62 @@
+"""Fixtures of the contract tests: one backend, the servers, and fresh session keys."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.backend import Backend
+from tests.servers import KINDS, Servers
+
+
+@pytest.fixture(scope="session")
+async def backend() -> AsyncIterator[Backend]:
+    """The recording backend that every server calls."""
+    backend = Backend()
+    await backend.start()
+    yield backend
+    await backend.stop()
+
+
+@pytest.fixture(scope="session")
+async def servers(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+    """All running proxies. What they print while they are shut down counts as well."""
+    servers = Servers(backend, tmp_path_factory.mktemp("servers"))
+    yield servers
+    await servers.stop()
+    complaints = servers.complaints()
+    assert not complaints, "\n\n".join(complaints)
+
+
+@pytest.fixture(scope="module")
+async def clean_logs(servers: Servers) -> AsyncIterator[None]:
+    """Fails a module during which a server logged a traceback or answered 500."""
+    yield
+    complaints = servers.complaints()
+    assert not complaints, "\n\n".join(complaints)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each server in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Callable[[str], str]:
+    """Makes short session keys that no other test uses."""
+    numbers = itertools.count(0x1000)
+
+    def make(name: str) -> str:
+        return f"{name}{next(numbers):x}"
+
+    return make
+
+
+@pytest.fixture
+def key(fresh: Callable[[str], str]) -> str:
+    """A session key that no other test uses."""
+    return fresh("k")

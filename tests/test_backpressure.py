@@ -1,0 +1,228 @@
+"""Clients that stop reading: queue, send_timeout, and the limits after which they are closed; on every server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.backend import Backend
+from tests.clients import TEXT, RawWebSocket, Response, client, close, receive, send
+from tests.servers import Server, Servers
+from tests.vectors_api import OK, not_found
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+# Bytes: the receive buffer of a client that does not read. One that is smaller than a loopback packet makes reading on
+# take minutes, because TCP then only probes.
+BUFFER = 256 * 1024
+SIZE = 64 * 1024  # bytes of a frame
+MOST = 400  # frames: 25 MiB, far more than the kernel's buffers take
+
+# Blocked for ever as far as time goes, and a queue of two.
+QUEUE = {
+    "EKBO_SEND_QUEUE_SIZE": "2",
+    "EKBO_SEND_TIMEOUT": "400ms",
+    "EKBO_BLOCKED_TIMEOUT": "60s",
+    "EKBO_MAX_BACKLOG_SIZE": "100000000",
+}
+PATIENT = QUEUE | {"EKBO_SEND_TIMEOUT": "10s"}
+# Closed after a time: no queue, no send_timeout.
+TIMED = {"EKBO_BLOCKED_TIMEOUT": "1s", "EKBO_MAX_BACKLOG_SIZE": "100000000"}
+# Closed over a size: a long queue.
+SIZED = {"EKBO_SEND_QUEUE_SIZE": "1000000", "EKBO_BLOCKED_TIMEOUT": "60s", "EKBO_MAX_BACKLOG_SIZE": "300000"}
+
+
+def frame(number: int) -> bytes:
+    """A frame that tells its number."""
+    return b"%08d" % number + b"x" * (SIZE - 8)
+
+
+def failure(key: str, error: str) -> bytes:
+    """The answer of a /send that was not delivered."""
+    return b'{"errors":[{"error":"%s","session":"%s"}],"result":"OK"}\n' % (error.encode(), key.encode())
+
+
+async def fill(server: Server, key: str, timeout: float = 5.0) -> tuple[int, Response, float]:
+    """Send until an answer is not OK; how many were taken, that answer, and how long it took."""
+    for number in range(MOST):
+        began = time.monotonic()
+        response = await send(server, key, frame(number), timeout=timeout)
+        if response.body != OK:
+            return number, response, time.monotonic() - began
+    raise AssertionError(f"{MOST} frames of {SIZE} bytes were taken for a client that does not read")
+
+
+async def closed_as_slow(kind: str, server: Server, backend: Backend, key: str) -> None:
+    """The session is gone, and its only close event says why."""
+    assert (await send(server, key)).body == not_found(key)
+    (event,) = await backend.wait("/close", key, timeout=12)
+    assert event.one("X-Kuiperbelt-Close-Reason") == "slow"
+    assert event.one("X-Kuiperbelt-Close-Code") in (("1013",) if kind == "uvicorn" else ("1013", "4013"))
+    await backend.quiet("/close", key, 1)
+
+
+async def test_queue_and_send_timeout(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """With the queue full a /send waits send_timeout for room; all that was taken comes later, in order, once."""
+    server = await servers.get(kind, QUEUE)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER) as raw:
+        await backend.wait("/establish", key)
+        taken, response, took = await fill(server, key)
+        assert response.body == failure(key, "context deadline exceeded")
+        assert response.status == 200
+        assert 0.35 < took < 2.0
+        assert taken >= 2
+        # Some of the socket's buffer may have got free in the meantime, but it is no leak.
+        again = await send(server, key, frame(taken))
+        numbers = []
+        extra = 1 if again.body == OK else 0
+        for _ in range(taken + extra):
+            opcode, payload = await raw.frame()
+            assert (opcode, len(payload)) == (TEXT, SIZE)
+            numbers.append(int(payload[:8]))
+        assert numbers == list(range(taken + extra))
+        assert (await send(server, key, b"marker")).body == OK
+        assert await raw.frame() == (TEXT, b"marker")
+    assert len(await backend.wait("/close", key)) == 1
+
+
+async def test_room_in_time(kind: str, servers: Servers, key: str) -> None:
+    """A /send that waits for room goes on as soon as the client reads."""
+    server = await servers.get(kind, PATIENT)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER) as raw:
+        sent = 0
+        waiting: asyncio.Task[Response] | None = None
+        while sent < MOST:
+            waiting = asyncio.create_task(send(server, key, frame(sent)))
+            done, _ = await asyncio.wait([waiting], timeout=1.0)
+            sent += 1
+            if not done:
+                break
+        assert waiting is not None
+        assert not waiting.done(), "nothing ever waited"
+        numbers = [int((await raw.frame())[1][:8]) for _ in range(sent)]
+        assert (await waiting).body == OK
+        assert numbers == list(range(sent))
+
+
+async def test_blocked_for_too_long(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """With send_timeout 0 a /send waits no longer than the time after which a blocked session is closed."""
+    server = await servers.get(kind, TIMED)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER):
+        await backend.wait("/establish", key)
+        _, response, took = await fill(server, key)
+        assert response.body == failure(key, "kuiperbelt: session is closed")
+        assert took < 3.0
+        await closed_as_slow(kind, server, backend, key)
+
+
+async def test_many_wait(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """All that wait for a blocked session are answered when it is closed."""
+    server = await servers.get(kind, TIMED)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER):
+        await backend.wait("/establish", key)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(send(server, key, b"w" * 1_000_000)) for _ in range(40)]
+        bodies = {task.result().body for task in tasks}
+        closed = failure(key, "kuiperbelt: session is closed")
+        assert closed in bodies
+        assert bodies <= {OK, closed, not_found(key)}
+        await closed_as_slow(kind, server, backend, key)
+
+
+async def test_backlog_too_large(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """A session whose backlog passes the limit is closed at once, however long the queue may be."""
+    server = await servers.get(kind, SIZED)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER):
+        await backend.wait("/establish", key)
+        _, response, took = await fill(server, key)
+        assert response.body in (failure(key, "kuiperbelt: session is closed"), not_found(key))
+        assert took < 2.0
+        await closed_as_slow(kind, server, backend, key)
+
+
+async def test_limits_by_default(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """Without any option: closed after 5 s or 1 MiB, and no /send waits longer."""
+    server = await servers.get(kind)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER):
+        await backend.wait("/establish", key)
+        _, response, took = await fill(server, key, timeout=9)
+        assert response.body in (failure(key, "kuiperbelt: session is closed"), not_found(key))
+        assert took < 8.0
+        await closed_as_slow(kind, server, backend, key)
+
+
+async def test_slow_reader_is_no_stalled_one(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """A client that reads all the time, if slowly, gets everything and is not closed."""
+    server = await servers.get(kind, TIMED)
+    count = 60
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER) as raw:
+
+        async def read() -> list[int]:
+            numbers = []
+            for _ in range(count):
+                numbers.append(int((await raw.frame())[1][:8]))
+                await asyncio.sleep(0.02)
+            return numbers
+
+        reading = asyncio.create_task(read())
+        for number in range(count):
+            assert (await send(server, key, frame(number))).body == OK
+        assert await reading == list(range(count))
+        assert not backend.seen("/close", key)
+
+
+async def test_others_are_not_slowed(
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+) -> None:
+    """While some sessions are blocked and sends to them wait, sends to another one take their usual time."""
+    server = await servers.get(kind, PATIENT)
+    stalled = [fresh("s") for _ in range(5)]
+    key = fresh("o")
+    async with client(server, key) as good, contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        blocked = [
+            await stack.enter_async_context(RawWebSocket.connected(server, name, receive_buffer=BUFFER))
+            for name in stalled
+        ]
+        waiting = [group.create_task(send(server, name, b"b" * 1_000_000)) for name in stalled for _ in range(12)]
+        await asyncio.sleep(0.5)
+        assert sum(not task.done() for task in waiting) >= len(stalled), "nothing waits"
+        times = []
+        for number in range(100):
+            began = time.monotonic()
+            assert (await send(server, key, b"%d" % number)).body == OK
+            assert await receive(good) == str(number)
+            times.append(time.monotonic() - began)
+        assert sum(not task.done() for task in waiting) >= len(stalled), "the others were not blocked all the time"
+        assert sorted(times)[94] < 0.25, sorted(times)[-10:]
+        for raw in blocked:
+            raw.writer.transport.abort()
+    assert all(task.result().status == 200 for task in waiting)
+    for name in stalled:
+        await backend.wait("/close", name)
+
+
+async def test_broadcast_past_a_stalled_session(kind: str, servers: Servers, fresh: Callable[[str], str]) -> None:
+    """A send to many keys tells which one was too slow; the others got their frame."""
+    server = await servers.get(kind, QUEUE)
+    slow, quick = fresh("s"), fresh("q")
+    async with RawWebSocket.connected(server, slow, receive_buffer=BUFFER), client(server, quick) as good:
+        await fill(server, slow)
+        response = await send(server, f"{slow},{quick}", frame(1))
+        assert response.body == failure(slow, "context deadline exceeded")
+        assert await receive(good) == frame(1).decode()
+
+
+async def test_close_of_a_stalled_session(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """/close is answered although the client does not read; the session is gone, without a close event."""
+    server = await servers.get(kind, QUEUE)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER):
+        await backend.wait("/establish", key)
+        await fill(server, key)
+        response = await close(server, key)
+        assert response.status == 200
+        assert (await send(server, key)).body == not_found(key)
+    await backend.quiet("/close", key, 0, 0.5)
