@@ -68,7 +68,7 @@ STATIC_URL = "static/"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"denials": {"()": "proxy.logs.DenialFilter"}},
+    "filters": {"uvicorn": {"()": "proxy.logs.UvicornFilter"}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
@@ -76,7 +76,7 @@ LOGGING = {
         "proxy.access": {"level": "WARNING" if KUIPERBELT.suppress_access_log else "INFO"},
         # uvicorn's own lines for connections show query strings.
         "uvicorn": {"level": "WARNING"},
-        "uvicorn.error": {"filters": ["denials"]},
+        "uvicorn.error": {"filters": ["uvicorn"]},
     },
     "root": {"handlers": ["console"], "level": "WARNING"},
 }

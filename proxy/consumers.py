@@ -143,15 +143,16 @@ class SessionConsumer(AsyncConsumer):
             if message["type"] == "websocket.disconnect":
                 self.leave(self.transport.disconnect(message))
                 return
-            if self.ended:
-                continue
             self.last_active = monotonic()
+            if self.ended or message["type"] == "websocket.ping":  # our own server shows a client's pings
+                continue
             frame = read_frame(message)
             if frame.size > self.options.max_message_size:
                 self.end(TOO_BIG)
             elif wanted:
                 self.inbound = self.inbound or Inbound(self.deliver, self.connection)
-                await self.inbound.put(frame)
+                self.inbound.put(frame)
+                await self.inbound.room(self.transport)
 
     async def deliver(self, frame: Frame) -> None:
         """One frame to the receive callback, and its answer back if receive_reply is on."""

@@ -72,6 +72,8 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
             return Delivery([Failure(key, SessionNotFound.text) for key in missing], refused=True)
     # First everything that can be done at once, so that no session waits for another one's blocked socket.
     pending = [_start(channel_layer, group, event) for group in groups]
+    if event.get("message") or event.get("last"):
+        stats.total_messages += sum(1 for outcomes in pending if not isinstance(outcomes, SessionNotFound))
     failures: list[Failure] = []
     for key, outcomes in zip(keys, pending, strict=True):
         try:
@@ -89,9 +91,5 @@ def _start(channel_layer: LocalChannelLayer, group: str, event: Event) -> Sequen
     try:
         outcomes = channel_layer.request(group, event)
     except DeliveryError as error:
-        stats.total_messages += 1
         return error
-    if not outcomes:
-        return SessionNotFound()
-    stats.total_messages += 1
-    return outcomes
+    return outcomes or SessionNotFound()

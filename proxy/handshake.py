@@ -14,6 +14,12 @@ from proxy.exceptions import CallbackError, ConnectRefused
 from proxy.origins import origin_allowed
 from proxy.stats import stats
 
+MAX_HEADERS = 100  # what prefork servers take
+MAX_HEADER_BYTES = 32 * 1024
+
+MAX_HEADERS = 100  # what prefork servers take
+MAX_HEADER_BYTES = 32 * 1024  # of all headers together
+
 logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
 
@@ -24,6 +30,8 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
     That it is a WebSocket handshake of the right version, with a key, the server has checked before.
     """
     headers = scope["headers"]
+    if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        raise ConnectRefused.plain(431, f"expected at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together")
     if not origin_allowed(headers, options.origin_policy.name, options.origin_policy.listed):
         raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
     client = (scope.get("client") or ("",))[0]
@@ -46,9 +54,7 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
 
 async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
     """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
-    if refusal.status != 403:
-        stats.connect_errors += 1
-    access_logger.info("handshake refused: %s", refusal)
+    count_refusal(refusal)
     with contextlib.suppress(OSError):  # a client that didn't wait for the answer
         if "websocket.http.response" in (scope.get("extensions") or {}):
             headers = [*refusal.headers]
@@ -56,3 +62,10 @@ async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> N
             await send({"type": "websocket.http.response.body", "body": refusal.body})
         else:
             await send({"type": "websocket.close"})
+
+
+def count_refusal(refusal: ConnectRefused) -> None:
+    """A handshake ends without a session: counters and access log."""
+    if refusal.status != 403:
+        stats.connect_errors += 1
+    access_logger.info("handshake refused: %s", refusal)

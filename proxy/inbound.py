@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from proxy.exceptions import CallbackError
 from proxy.protocol import Frame
 from proxy.stats import stats
+from proxy.transports import Transport
 
 MAX_FRAMES = 16
 MAX_BYTES = 1 << 20
@@ -32,15 +33,24 @@ class Inbound:
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
-    async def put(self, frame: Frame) -> None:
-        """Take a frame; returns when the next one may be read from the client."""
+    def put(self, frame: Frame) -> None:
+        """Take a frame. Wait for `room` before the next one when this makes it full."""
         self._queue.append(frame)
         self._size += frame.size
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        if len(self._queue) >= MAX_FRAMES or self._size >= MAX_BYTES:
+
+    @property
+    def full(self) -> bool:
+        return len(self._queue) >= MAX_FRAMES or self._size >= MAX_BYTES
+
+    async def room(self, transport: Transport) -> None:
+        """Returns when the next frame may be read from the client; until then the transport doesn't read either."""
+        if self.full:
             self._room = asyncio.Event()
+            transport.pause_reading()
             await self._room.wait()
+            transport.resume_reading()
 
     async def end(self) -> None:
         """The client has gone: what it sent still goes out, unless the backend fails."""
@@ -60,7 +70,7 @@ class Inbound:
                     break
             self._queue.popleft()
             self._size -= frame.size
-            if self._room and len(self._queue) < MAX_FRAMES and self._size < MAX_BYTES:
+            if self._room and not self.full:
                 self._room.set()
                 self._room = None
         self._queue.clear()

@@ -7,18 +7,22 @@ import signal
 import socket
 import stat
 import sys
+from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from proxy.conf import Options
+from proxy.keepalive import KeepAlive
+from proxy.websocket import Serving, WebSocketProtocol
 
 BACKLOG = 2048
 GRACEFUL_SHUTDOWN = 10  # seconds for close callbacks after SIGTERM
-PING_INTERVAL = 20.0  # seconds
-PING_TIMEOUT = 20.0  # seconds
-MAX_HEADER_BYTES = 64 * 1024  # of one request's line and headers together
+MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
 GC_THRESHOLDS = (20_000, 20, 50)  # objects, then younger collections, before each generation is collected
 
@@ -26,30 +30,50 @@ logger = logging.getLogger("proxy.server")
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a limit on headers, which httptools hasn't."""
+    """uvicorn's HTTP protocol, with a limit on headers, which httptools hasn't, and our own WebSocket side."""
 
-    _reading_headers = True
-    _header_bytes = 0
+    _reading_head = True
+    _head_size = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._reading_headers:
-            self._header_bytes += len(data)
+        if self._reading_head:
+            self._head_size += len(data)
         super().data_received(data)
-        # What came with the last piece of the headers may be body, so it counts only while they aren't complete.
-        if self._reading_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        # What came with the last piece of the head may be body, so it counts only while the head isn't complete.
+        if self._reading_head and self._head_size > MAX_HEAD_SIZE and not self.transport.is_closing():
             self.transport.write(
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             )
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._reading_headers = True
-        self._header_bytes = 0
+        self._reading_head = True
+        self._head_size = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._reading_headers = False
+        self._reading_head = False
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self.connections.discard(self)
+        try:
+            url = httptools.parse_url(self.url)
+            path = unquote(url.path.decode("ascii"))
+        except (httptools.HttpParserError, ValueError, AttributeError):
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        scope: dict[str, Any] = {**self.scope, "path": path, "raw_path": url.path, "query_string": url.query or b""}
+        socket = WebSocketProtocol(_serving(self.config, self.server_state), self.transport)
+        self.transport.set_protocol(socket)
+        socket.upgrade(scope)
+        # This object and its parser hold each other; nothing needs them any more.
+        self.parser = None
+
+
+@cache
+def _serving(config: uvicorn.Config, state: ServerState) -> Serving:
+    return Serving(config.loaded_app, state, config.ws_max_size, KeepAlive())
 
 
 def listen(options: Options) -> socket.socket:
@@ -90,11 +114,8 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
         application,
         loop="uvloop",
         http=HttpProtocol,
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_max_size=options.max_message_size,
-        ws_ping_interval=PING_INTERVAL,
-        ws_ping_timeout=PING_TIMEOUT,
-        ws_per_message_deflate=False,
         proxy_headers=False,  # trusted_proxies decides
         server_header=False,
         access_log=False,  # uvicorn's would show query strings

@@ -2,7 +2,7 @@
 
 The consumer and its Outbound use a Transport instead of asking which server they run under:
 
-- `send` waits while the socket is blocked (daphne's own never does: it buffers without limit);
+- `send` waits while the socket is blocked, and reading can be paused (daphne's own buffers without limit both ways);
 - `unblock` and `abort` reach past ASGI, to end clients that don't read;
 - `disconnect` tells a client's Close from a lost connection and from a shutdown.
 """
@@ -65,6 +65,12 @@ class Transport:
             return LOST
         return End(code, "error" if code in _PROTOCOL_ERRORS else "client")
 
+    def pause_reading(self) -> None:
+        """No more messages are wanted for now; for servers that read on though nobody calls `receive`."""
+
+    def resume_reading(self) -> None:
+        """Messages are wanted again."""
+
     def unblock(self) -> None:
         """Let the next message pass a blocked socket's queue, if the server can do that."""
 
@@ -72,8 +78,8 @@ class Transport:
         """Drop the connection with all that is unsent, if the server can do that."""
 
 
-class UvicornTransport(Transport):
-    """uvicorn's websockets-sansio protocol; `send` is a method of it."""
+class OwnTransport(Transport):
+    """The proxy's own server (websocket.py); `send` is a method of its protocol."""
 
     __slots__ = ("_protocol",)
 
@@ -82,13 +88,11 @@ class UvicornTransport(Transport):
         self._protocol = send.__self__
 
     def disconnect(self, message: Message) -> End:
-        # uvicorn names a reason, be it empty, only where a Close frame was sent or received.
-        if "reason" not in message:
-            return SHUTDOWN if message.get("code") == 1012 else LOST
-        return super().disconnect(message)
+        end: End = message["end"]
+        return end
 
     def unblock(self) -> None:
-        self._protocol.writable.set()
+        self._protocol.unblock()
 
     def abort(self) -> None:
         self._protocol.transport.abort()
@@ -130,6 +134,13 @@ class DaphneTransport(Transport):
         # autobahn sends 1000 and 3000-4999 only; daphne doesn't pass a reason on.
         return {"type": "websocket.close", "code": code if code == 1000 or code >= 3000 else 3000 + code}
 
+    def pause_reading(self) -> None:
+        self._protocol.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        if self._protocol.state != self._protocol.STATE_CLOSED:
+            self._protocol.transport.resumeProducing()
+
     def unblock(self) -> None:
         self._writable.set()
 
@@ -150,13 +161,8 @@ class DaphneTransport(Transport):
 
 def transport_for(send: Any) -> Transport:
     """The transport behind an ASGI `send`."""
-    if isinstance(send, partial) and _package(send.args[0]) == "daphne":
+    if isinstance(send, partial) and type(send.args[0]).__module__.startswith("daphne."):
         return DaphneTransport(send)
-    protocol = getattr(send, "__self__", None)
-    if _package(protocol) == "uvicorn" and hasattr(protocol, "writable"):
-        return UvicornTransport(send)
+    if type(getattr(send, "__self__", None)).__module__ == "proxy.websocket":
+        return OwnTransport(send)
     return Transport(send)
-
-
-def _package(thing: object) -> str:
-    return type(thing).__module__.partition(".")[0]

@@ -151,6 +151,8 @@ class Servers:
     logs: Path
     running: dict[tuple[str, frozenset[tuple[str, str]]], Server] = field(default_factory=dict)
     everyone: list[Server] = field(default_factory=list)
+    told: set[int] = field(default_factory=set)
+    """Process ids of servers that were complained about."""
 
     async def get(self, kind: str, env: Mapping[str, str] | None = None, ping_path: str = "/ping") -> Server:
         """The server of this kind and configuration, started if need be."""
@@ -190,13 +192,12 @@ class Servers:
         return server
 
     def complaints(self) -> list[str]:
-        """What was wrong with any server; each complaint is made once."""
+        """What was wrong with any server; each server is complained about once, and all are stopped in the end."""
         found: list[str] = []
-        for server in list(self.everyone):
-            complaints = server.complaints()
-            if complaints:
+        for server in self.everyone:
+            if server.process.pid not in self.told and (complaints := server.complaints()):
                 found += complaints
-                self.everyone.remove(server)
+                self.told.add(server.process.pid)
         return found
 
     async def stop(self) -> None:

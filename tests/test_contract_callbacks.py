@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.backend import Answer, Backend, Request, reset, welcome
-from tests.clients import BINARY, CLOSE, PONG, TEXT, RawWebSocket, client, close, ending, masked, receive, send
+from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawWebSocket, client, close, ending, masked, receive, send
 from tests.servers import Servers
 from tests.vectors_api import OK, not_found
 
@@ -406,18 +406,19 @@ async def test_idle_is_extended(kind: str, way: str, servers: Servers, backend: 
         assert (await ending(connection)).code == 4002
 
 
-async def test_idle_and_control_frames(kind: str, servers: Servers, backend: Backend, key: str) -> None:
-    """Pongs do not extend."""
+@pytest.mark.parametrize("opcode", [PONG, PING], ids=["pongs", "pings"])
+async def test_idle_and_control_frames(kind: str, opcode: int, servers: Servers, key: str) -> None:
+    """Pongs do not extend; a client's pings would, but neither server shows them to the application."""
     server = await servers.get(kind, IDLE)
     async with RawWebSocket.connected(server, key) as raw:
         began = time.monotonic()
 
-        async def pongs() -> None:
+        async def chatter() -> None:
             while True:
-                await raw.write(masked(PONG, b"?"))
+                await raw.write(masked(opcode, b"?"))
                 await asyncio.sleep(0.15)
 
-        task = asyncio.create_task(pongs())
+        task = asyncio.create_task(chatter())
         assert await raw.closed() == 4002
         assert time.monotonic() - began < 3.0
         task.cancel()

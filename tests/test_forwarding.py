@@ -22,10 +22,15 @@ def test_ordinary_headers_pass_in_order_and_repeated() -> None:
     assert passed(*headers) == headers
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length", "accept-encoding", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol", "x-kuiperbelt-endpoint", "x-kuiperbelt-connection", "x-kuiperbelt-session", "x-kuiperbelt-anything", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip", "x_kuiperbelt_session", "with_underscore"],
-)
+LEFT_OUT = """
+    connection keep-alive proxy-connection proxy-authorization te trailer transfer-encoding upgrade host content-length
+    accept-encoding sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-protocol
+    x-kuiperbelt-endpoint x-kuiperbelt-connection x-kuiperbelt-session x-kuiperbelt-anything
+    x-forwarded-for x-forwarded-proto x-forwarded-host forwarded x-real-ip x_kuiperbelt_session with_underscore
+"""
+
+
+@pytest.mark.parametrize("name", LEFT_OUT.split())
 def test_left_out(name: str) -> None:
     assert passed((name, "x"), ("x-kept", "1")) == [("x-kept", "1")]
 

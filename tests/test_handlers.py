@@ -1,4 +1,4 @@
-"""The lean handler: what it serves itself, how it reads bodies, what it never lets out. Also views and urls, called as ASGI."""
+"""The lean handler with the views: what it serves itself, how it reads bodies, what it never lets out."""
 
 import logging
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ from proxy.exceptions import CallbackError
 from proxy.inbound import MAX_FRAMES, Inbound
 from proxy.protocol import Frame
 from proxy.stats import stats
+from proxy.transports import Transport
 
 
 class Backend:
@@ -24,6 +25,12 @@ class Backend:
         self.taken.append(frame.payload)
 
 
+async def put(inbound: Inbound, frame: Frame) -> None:
+    """As the consumer does."""
+    inbound.put(frame)
+    await inbound.room(Transport(None))
+
+
 def frame(number: int, size: int = 1) -> Frame:
     return Frame(str(number), size)
 
@@ -32,7 +39,7 @@ async def test_frames_go_out_in_order_one_at_a_time() -> None:
     backend = Backend()
     inbound = Inbound(backend.deliver, "c")
     for number in range(5):
-        await inbound.put(frame(number))
+        await put(inbound, frame(number))
     await inbound.end()
     assert backend.taken == ["0", "1", "2", "3", "4"]
 
@@ -42,8 +49,8 @@ async def test_reading_stops_at_sixteen_frames_and_goes_on_after() -> None:
     backend.open.clear()
     inbound = Inbound(backend.deliver, "c")
     for number in range(MAX_FRAMES - 1):
-        await inbound.put(frame(number))
-    blocked = asyncio.create_task(inbound.put(frame(15)))
+        await put(inbound, frame(number))
+    blocked = asyncio.create_task(put(inbound, frame(15)))
     await asyncio.sleep(0.01)
     assert not blocked.done()
     backend.open.set()
@@ -56,8 +63,8 @@ async def test_reading_stops_at_one_mebibyte() -> None:
     backend = Backend()
     backend.open.clear()
     inbound = Inbound(backend.deliver, "c")
-    await inbound.put(frame(0, 1 << 19))
-    blocked = asyncio.create_task(inbound.put(frame(1, 1 << 19)))
+    await put(inbound, frame(0, 1 << 19))
+    blocked = asyncio.create_task(put(inbound, frame(1, 1 << 19)))
     await asyncio.sleep(0.01)
     assert not blocked.done()
     backend.open.set()
@@ -69,10 +76,10 @@ async def test_a_failure_is_counted_and_the_next_frame_goes_out() -> None:
     backend.failing = True
     errors = stats.receive_errors
     inbound = Inbound(backend.deliver, "c")
-    await inbound.put(frame(0))
+    await put(inbound, frame(0))
     await asyncio.sleep(0.01)
     backend.failing = False
-    await inbound.put(frame(1))
+    await put(inbound, frame(1))
     await inbound.end()
     assert backend.taken == ["1"]
     assert stats.receive_errors == errors + 1
@@ -83,7 +90,7 @@ async def test_a_backend_that_fails_after_the_client_has_gone_gets_no_more() -> 
     backend.open.clear()
     inbound = Inbound(backend.deliver, "c")
     for number in range(3):
-        await inbound.put(frame(number))
+        await put(inbound, frame(number))
     errors = stats.receive_errors
     backend.failing = True
     asyncio.get_running_loop().call_later(0.01, backend.open.set)

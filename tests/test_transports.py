@@ -5,46 +5,35 @@ from typing import Any
 
 import pytest
 
-from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, Transport, UvicornTransport, transport_for
+from proxy.protocol import Frame
+from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, OwnTransport, Transport, read_frame, transport_for
 
 
 class Protocol:
     """A server's protocol object, by its module's name."""
 
-    writable = None
-
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI's send."""
 
 
-class UvicornProtocol(Protocol):
-    __module__ = "uvicorn.protocols.websockets.websockets_sansio_impl"
+class OwnProtocol(Protocol):
+    __module__ = "proxy.websocket"
 
 
-class HypercornProtocol(Protocol):
-    __module__ = "hypercorn.protocol"
+class DaphneProtocol(Protocol):
+    __module__ = "daphne.ws_protocol"
 
 
 def test_transport_for() -> None:
-    assert type(transport_for(UvicornProtocol().send)) is UvicornTransport
-    assert type(transport_for(HypercornProtocol().send)) is Transport
+    assert type(transport_for(OwnProtocol().send)) is OwnTransport
+    assert type(transport_for(partial(Protocol().send, DaphneProtocol()))) is DaphneTransport  # type: ignore[arg-type]
+    assert type(transport_for(Protocol().send)) is Transport
     assert type(transport_for(lambda message: None)) is Transport
 
 
-@pytest.mark.parametrize(
-    ("message", "end"),
-    [
-        ({"code": 1000, "reason": ""}, End(1000, "client")),
-        ({"code": 1005, "reason": ""}, End(1005, "client")),
-        ({"code": 1012, "reason": ""}, End(1012, "client")),
-        ({"code": 1009, "reason": "too big"}, End(1009, "error")),
-        ({"code": 1005}, LOST),
-        ({"code": 1006}, LOST),
-        ({"code": 1012}, SHUTDOWN),
-    ],
-)
-def test_how_uvicorn_says_that_it_is_over(message: dict[str, Any], end: End) -> None:
-    assert UvicornTransport(UvicornProtocol().send).disconnect(message) == end
+def test_our_own_server_says_itself_how_it_ended() -> None:
+    message = {"type": "websocket.disconnect", "code": 1012, "end": SHUTDOWN}
+    assert OwnTransport(OwnProtocol().send).disconnect(message) is SHUTDOWN
 
 
 @pytest.mark.parametrize(
@@ -59,6 +48,18 @@ def test_how_uvicorn_says_that_it_is_over(message: dict[str, Any], end: End) -> 
 )
 def test_how_others_say_that_it_is_over(message: dict[str, Any], end: End) -> None:
     assert Transport(None).disconnect(message) == end
+
+
+@pytest.mark.parametrize(
+    ("message", "frame"),
+    [
+        ({"text": "é"}, Frame("é", 2)),
+        ({"text": "", "bytes": None}, Frame("", 0)),
+        ({"bytes": b"\xff", "text": None}, Frame(b"\xff", 1)),
+    ],
+)
+def test_frames_of_messages(message: dict[str, Any], frame: Frame) -> None:
+    assert read_frame(message) == frame
 
 
 @pytest.mark.parametrize(("code", "sent"), [(1000, 1000), (4001, 4001), (1013, 4013), (1011, 4011), (1012, 4012)])
