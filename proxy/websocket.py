@@ -25,8 +25,7 @@ from proxy.transports import LOST, SHUTDOWN, ConnectionGone, End
 MAX_EARLY_BYTES = 1 << 16  # sent by a client before the 101, which it shouldn't do
 
 logger = logging.getLogger("proxy.websocket")
-_quiet = logging.getLogger("proxy.websocket.frames")
-_quiet.setLevel(logging.CRITICAL)  # one shared logger, because a library's own per connection costs memory
+_quiet = logging.getLogger("proxy.websocket.frames")  # for the library, which logs nothing but details
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +103,16 @@ class WebSocketProtocol(FlowControlled):
         self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=self._serving.max_size, logger=_quiet)
         self._slot = self._serving.keep_alive.add(self)
         if self._early:
-            self._feed(self._early)
+            self._feed(self._frames, self._early)
             self._early = b""
 
     def _respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with something else than 101."""
         if self._ended:
             return
-        self._ended = True
         own = ((b"content-length", b"%d" % len(body)), (b"connection", b"close"))
         self.transport.write(rfc6455.http_head(status, [*self._serving.state.default_headers, *headers, *own]) + body)
-        self._add_event({"type": "websocket.disconnect", "code": LOST.code, "end": LOST})
+        self._end(LOST)
         self.close_transport()
 
     # ASGI
@@ -176,25 +174,23 @@ class WebSocketProtocol(FlowControlled):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         if self._frames:
-            self._feed(data)
+            self._feed(self._frames, data)
         elif len(self._early) + len(data) <= MAX_EARLY_BYTES:
             self._early += data
         else:
             self.transport.abort()
 
-    def _feed(self, data: bytes) -> None:
-        frames = cast(Protocol, self._frames)
+    def _feed(self, frames: Protocol, data: bytes) -> None:
         frames.receive_data(data)
         for frame in cast(list[Frame], frames.events_received()):
             if not self._ended:
-                self._on_frame(frame)
-        output = b"".join(frames.data_to_send())
-        if output:
+                self._on_frame(frames, frame)
+        if output := b"".join(frames.data_to_send()):
             self.transport.write(output)
         if frames.state is not State.OPEN:
             self._on_closing(frames)
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, frames: Protocol, frame: Frame) -> None:
         if frame.opcode is Opcode.PING:
             self._add_event({"type": "websocket.ping"})  # not ASGI's: it extends the idle time-out
         if frame.opcode in (Opcode.PONG, Opcode.PING, Opcode.CLOSE):
@@ -206,13 +202,12 @@ class WebSocketProtocol(FlowControlled):
             return
         data = b"".join(self._message)
         self._message.clear()
-        if not self._is_text:
-            self._add_event({"type": "websocket.receive", "bytes": data})
-            return
         try:
-            self._add_event({"type": "websocket.receive", "text": data.decode()})
+            content = {"text": data.decode()} if self._is_text else {"bytes": data}
         except UnicodeDecodeError:
-            cast(Protocol, self._frames).fail(1007, "invalid UTF-8")
+            frames.fail(1007, "invalid UTF-8")
+        else:
+            self._add_event({"type": "websocket.receive", **content})
 
     def _on_closing(self, frames: Protocol) -> None:
         """A Close was received, or sent because of what was received."""
@@ -230,9 +225,6 @@ class WebSocketProtocol(FlowControlled):
         self._serving.state.connections.discard(cast(Any, self))
         self._end(LOST)
         self.unblock()
-
-    def eof_received(self) -> None:
-        """The transport closes, which ends the session as lost."""
 
     def wants_to_read(self) -> bool:
         # Not while our answers aren't taken: a flood of pings would pile up pongs. What comes after the end is read to

@@ -19,7 +19,7 @@ from bench.run import measure
 from bench.sockets import complete
 from bench.systems import SYSTEMS
 from bench.work import Plan
-from proxy import server
+from proxy import keepalive, server
 from proxy.conf import Options
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,9 @@ def test_bare_uvicorn_has_the_settings_of_ours() -> None:
     bares = vars(bare.config(9180))
     assert bares["http"] == "httptools"
     assert bares["ws"] == "websockets-sansio"
-    own = {"host", "port", "http", "ws"}
+    assert bares["ws_ping_interval"] == bares["ws_ping_timeout"] == keepalive.INTERVAL
+    assert not bares["ws_per_message_deflate"]  # nor does our protocol class offer it
+    own = {"host", "port", "http", "ws", "ws_ping_interval", "ws_ping_timeout", "ws_per_message_deflate"}
     assert {name: value for name, value in bares.items() if name not in own} == {
         name: value for name, value in ours.items() if name not in own
     }
