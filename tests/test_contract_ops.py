@@ -110,6 +110,24 @@ async def test_stats(kind: str, servers: Servers, backend: Backend, fresh: Calla
     await server.stop()
 
 
+async def test_stats_of_ends(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """closing_connections are close callbacks under way; message_errors frames that were taken but not written."""
+    server = await servers.start(kind, {"EKBO_BLOCKED_TIMEOUT": "500ms", "EKBO_SEND_QUEUE_SIZE": "3"})
+    zero = dict.fromkeys(COUNTERS, 0)
+    backend.on("/close", key, Answer(delay=1.0))
+    async with RawWebSocket.connected(server, key, receive_buffer=64 * 1024):
+        await backend.wait("/establish", key)
+        taken = 0
+        while (await send(server, key, b"x" * 100_000)).body == OK:
+            taken += 1
+            assert taken < 400
+        # One was in the writer's hand and three were queued.
+        one = {"total_connections": 1, "message_errors": 4, "total_messages": taken + 1}
+        await counted(server, zero | one | {"closing_connections": 1})
+        await counted(server, zero | one)
+    await server.stop()
+
+
 async def check_tsv(server: Server, expected: dict[str, int]) -> None:
     """The same counters as lines NAME<TAB>VALUE<TAB>EPOCH."""
     for form in ("tsv", "txt", "text"):
