@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench demo lock clean
+.PHONY: help run test coverage lint format bench demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,10 @@ run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backe
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
+	sh tests/system-tools.sh
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -141,8 +141,8 @@ def run(application: Any, options: Options) -> None:
     # uvicorn takes the signals over while it serves and raises them again at its end, which is a good end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    name = listener.getsockname()
-    logger.info("listening on %s", options.sock or f"{name[0]} port {name[1]}")
+    where = options.sock or f"{options.host or 'all addresses'} port {listener.getsockname()[1]}"
+    logger.info("listening on %s", where)
     try:
         uvicorn.Server(uvicorn_config(application, options)).run([listener])
     finally:
