@@ -1,1 +1,1 @@
-"""Load command of the project: `python -m bench` measures the proxy against a bare application and other servers."""
+"""Load command of the project: `python -m bench` measures the proxy against a bare ASGI application."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import uvicorn
 
+from proxy.server import tune_garbage_collector
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -104,6 +106,7 @@ def main() -> None:
     """Serve the application on uvicorn."""
     parser = argparse.ArgumentParser(prog="python -m bench.bare")
     parser.add_argument("--port", type=int, required=True)
+    tune_garbage_collector()
     uvicorn.Server(config(parser.parse_args().port)).run()
 
 

@@ -30,8 +30,6 @@ def started(system: System, plan: Plan) -> Iterator[Stage]:
         backend_url = f"http://127.0.0.1:{int(backend.read_line(10))}/connect"
         port = free_port()
         environment = plain | system.environment(port, backend_url, folder)
-        for command in system.preparations(port, folder):
-            start(command, environment, pipes=False).wait(60)
         server = start(system.command(port), environment, pipes=False)
         server.wait_ready(port, system.ping_path)
         load = start([sys.executable, "-m", "bench.load", system.name, str(port)], plain, pipes=True)

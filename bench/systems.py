@@ -20,10 +20,6 @@ class System:
     ping_path = "/ping"
     note = ""
 
-    def preparations(self, port: int, folder: Path) -> list[list[str]]:
-        """Return commands to run before the start (a database to create, say), in the server's environment."""
-        return []
-
     def command(self, port: int) -> list[str]:
         """Return the command that serves on 127.0.0.1:port; it is run in the project's root."""
         raise NotImplementedError

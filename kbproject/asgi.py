@@ -1,5 +1,6 @@
 """The ASGI application, for `daphne kbproject.asgi:application` and `manage.py runproxy`."""
 
+import logging
 import os
 import sys
 
@@ -20,10 +21,13 @@ from proxy.routing import websocket_application  # noqa: E402
 if settings.KUIPERBELT_PROBLEMS:
     sys.exit(conf.report(settings.KUIPERBELT_PROBLEMS))
 
+for name in settings.KUIPERBELT_UNKNOWN_VARIABLES:
+    logging.getLogger("proxy").warning("%s: no option reads this variable", name)
+
 application = ProtocolTypeRouter(
     {
         "http": ProxyHandler(django_application),
-        "websocket": websocket_application(),
+        "websocket": websocket_application,
         "lifespan": lifespan,
     }
 )

@@ -1,6 +1,5 @@
-"""Django's own pages. The proxy's paths are in proxy/urls.py, and are served before these (asgi.py)."""
+"""Django's own pages: none yet. The proxy's paths are in proxy/urls.py, and are served before these (asgi.py)."""
 
-from django.contrib import admin
-from django.urls import path
+from django.urls import URLPattern
 
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns: list[URLPattern] = []

@@ -21,7 +21,8 @@ from proxy.forwarding import TextHeaders, callback_query, set_headers
 from proxy.protocol import Frame, is_session_key, make_frame
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
-MAX_CONNECTIONS = 512  # to all backends together; a callback over that waits inside its time-out
+KINDS = ("connect", "establish", "receive", "close")
+MAX_CONNECTIONS = 512  # of each kind; a callback over that waits inside its time-out
 KEEP_ALIVE = 10.0  # seconds that an unused connection to a backend is kept
 
 # What a refused client gets to see of the backend's headers.
@@ -55,21 +56,9 @@ class Callbacks:
 
     def __init__(self, config: Options) -> None:
         self._options = config
-        connectors = (
-            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
-            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
-        )
-        self._kept_alive, self._fresh = (
-            aiohttp.ClientSession(
-                connector=connector,
-                timeout=aiohttp.ClientTimeout(total=None),  # _request has one for everything
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # A compressed answer wasn't asked for, and unpacking could make it any size.
-                auto_decompress=False,
-                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            )
-            for connector in connectors
-        )
+        # One pool for each kind, so that a callback that hangs doesn't keep the others waiting for a connection.
+        self._clients = {name: _client(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for name in KINDS}
+        self._fresh = _client(limit=0, force_close=True)
         parts = urlsplit(config.connect_callback)
         self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
         self._connect_query = parts.query
@@ -84,8 +73,8 @@ class Callbacks:
         }
 
     async def shut_down(self) -> None:
-        await self._kept_alive.close()
-        await self._fresh.close()
+        for client in (*self._clients.values(), self._fresh):
+            await client.close()
 
     async def connect(self, headers: TextHeaders, query: bytes, offered: list[str]) -> Accepted:
         """Ask whether a client may connect.
@@ -95,7 +84,7 @@ class Callbacks:
         """
         text = callback_query(self._connect_query, query)
         url = URL(f"{self._connect_base}?{text}" if text else self._connect_base, encoded=True)
-        status, answer, body = await self._request("GET", url, headers, None, MAX_ANSWER_SIZE)
+        status, answer, body = await self._request("connect", url, headers, None, MAX_ANSWER_SIZE)
         if status < 200 or 300 <= status < 400:
             raise CallbackError(f"connect: expected a final answer, found status {status}")
         if answer.get("content-encoding", "identity").lower() != "identity":
@@ -150,45 +139,58 @@ class Callbacks:
             ("X-Kuiperbelt-Event-Id", str(uuid.uuid4())),
             *(headers or ()),
         ]
-        status, answer, content = await self._request("POST", url, sent, body, limit)
+        status, answer, content = await self._request(name, url, sent, body, limit)
         if status != 200:
             raise CallbackError(f"{name}: expected status 200, found {status}")
         return content, answer
 
-    async def _request(self, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+    async def _request(self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
         """One exchange, body included, inside callback.timeout; proxy_set_header is applied last."""
         sent = set_headers([*headers, ("Accept-Encoding", "identity")], self._options.proxy_set_header)
+        method = "GET" if body is None else "POST"
         try:
             async with asyncio.timeout(self._options.callback_timeout or None):
                 try:
-                    return await self._exchange(self._kept_alive, method, url, sent, body, limit)
+                    status, answer, content = await _exchange(self._clients[name], method, url, sent, body, limit)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     if isinstance(error, aiohttp.ClientConnectorError):
                         raise
                     # A prefork backend closes kept-alive connections whenever it likes; that isn't its failure.
-                    return await self._exchange(self._fresh, method, url, sent, body, limit)
+                    status, answer, content = await _exchange(self._fresh, method, url, sent, body, limit)
         except TimeoutError:
-            raise CallbackError(
-                f"{method} {url.path}: expected an answer within {self._options.callback_timeout:g}s, found none"
-            ) from None
+            expected = f"an answer within {self._options.callback_timeout:g}s"
+            raise CallbackError(f"{name}: expected {expected}, found none") from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise CallbackError(f"{method} {url.path}: {type(error).__name__}: {error}") from error
+            # Never the error's own text: it can hold the URL, and so the client's query.
+            reason = getattr(error, "strerror", None) or getattr(error, "message", None) or ""
+            raise CallbackError(f"{name}: {type(error).__name__} {str(reason)[:200]!r}") from None
+        if len(content) > limit and status == 200:
+            raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
+        return status, answer, content[:limit]  # a refusal is relayed as far as it goes
 
-    @staticmethod
-    async def _exchange(
-        client: aiohttp.ClientSession, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int
-    ) -> Answer:
-        async with client.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
-            content = b""
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > limit:
-                    response.close()
-                    if response.status == 200:
-                        raise CallbackError(f"{method} {url.path}: expected at most {limit} bytes of body, found more")
-                    content = content[:limit]  # a refusal is relayed as far as it goes
-                    break
-            return response.status, response.headers, content
+
+def _client(**connector: Any) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(**connector),
+        timeout=aiohttp.ClientTimeout(total=None),  # Callbacks has one for everything
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,  # a compressed answer wasn't asked for, and unpacking could make it any size
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    )
+
+
+async def _exchange(
+    client: aiohttp.ClientSession, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int
+) -> Answer:
+    """One request and its answer, whose body is read a little over the limit at most."""
+    async with client.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
+        content = b""
+        async for chunk in response.content.iter_any():
+            content += chunk
+            if len(content) > limit:
+                response.close()
+                break
+        return response.status, response.headers, content
 
 
 def _frame(body: bytes, answer: Any) -> Frame:

@@ -72,7 +72,11 @@ class Options:
         "session_header", "EKBO_SESSION_HEADER_NAME", values.header_name, "X-Kuiperbelt-Session", "names sessions"
     )
     endpoint: str = option(
-        "endpoint", "EKBO_SELF_ENDPOINT_URL", values.text, "", "X-Kuiperbelt-Endpoint; empty: hostname:port"
+        "endpoint",
+        "EKBO_SELF_ENDPOINT_URL",
+        values.text,
+        "",
+        "X-Kuiperbelt-Endpoint; empty: hostname:port, without a port up to 1023",
     )
     strict_broadcast: bool = option(
         "strict_broadcast", "EKBO_STRICT_BROADCAST_MODE_SWITCH", values.boolean, False, "all sessions of a push or none"
@@ -153,7 +157,7 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
         where, value = key, document.pop(key, _MISSING)
         if environ.get(variable):
             where, value = variable, environ[variable]
-        if value is _MISSING or value is None or value == "":
+        if value is _MISSING or value in ("", "~", "null"):
             continue
         try:
             chosen[spec.name] = parse(value)
@@ -166,7 +170,7 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """EKBO_* variables that no option reads: likely typing errors, unless the YAML file uses them itself."""
-    known = {spec.metadata["variable"] for spec in fields(Options)} | values.DEPLOYMENT_VARIABLES
+    known = {spec.metadata["variable"] for spec in fields(Options)} | {"EKBO_CONFIG"}
     return sorted(name for name in environ if name.startswith("EKBO_") and name not in known)
 
 
@@ -197,13 +201,14 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
     try:
         with open(name, encoding="utf-8") as file:
             source = file.read()
-        document = yaml.safe_load(_expand(source, environ, problems))
-    except (OSError, UnicodeDecodeError) as error:
+        # Scalars stay the text they are, as in Go: a header's value 1.10 isn't the number 1.1.
+        document = yaml.load(_expand(source, environ, problems), Loader=yaml.BaseLoader)  # noqa: S506  makes text only
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "YAML", " ".join(str(error).split())))
     else:
-        if isinstance(document, dict) or document is None:
+        if isinstance(document, dict) or not document:
             return document or {}
         problems.append(Problem(f"EKBO_CONFIG {name}", "a mapping of options", type(document).__name__))
     return {}
@@ -240,8 +245,8 @@ def _flatten(document: dict[str, Any]) -> dict[str, Any]:
     for key, value in document.items():
         if key in ("path", "callback") and isinstance(value, dict):
             flat.update({f"{key}.{inner}": item for inner, item in value.items()})
-        elif value is not None or key not in ("path", "callback"):
-            flat[str(key)] = value
+        elif value or key not in ("path", "callback"):
+            flat[key] = value
     return flat
 
 

@@ -4,6 +4,7 @@ Order of events, and what each answer of the backend leads to: contract, "GET co
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from proxy.layers import Event, Outcome
 from proxy.outbound import Outbound
 from proxy.protocol import Frame, Message
 from proxy.stats import stats
-from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, read_frame, transport_for
+from proxy.transports import LOST, SHUTDOWN, End, read_frame, transport_for
 
-CLOSE_GRACE = 10.0  # seconds for a client to answer our Close
+LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the receive callback
 
 REPLACED = End(4001, "replaced")
 IDLE = End(4002, "idle")
@@ -35,13 +36,12 @@ TOO_BIG = End(1009, "error")
 logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
 
-_background: set[asyncio.Task[None]] = set()
-
 
 class NotFoundConsumer(AsyncConsumer):
     """WebSocket handshakes at paths that aren't ours."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        stats.total_connections += 1
         await receive()  # websocket.connect
         await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found"))
 
@@ -76,18 +76,20 @@ class SessionConsumer(AsyncConsumer):
             await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
             return
         self.transport = transport_for(send)
-        if isinstance(self.transport, DaphneTransport):
-            lifespan.end_with_daphne()
+        self.transport.on_session()
         self.outbound = Outbound(self.transport, self.options, self.on_slow)
         self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
         stats.connections += 1
         try:
-            await self.register()
-            if await self.open(accepted):
+            # A client that has gone must not push a newer connection of its key out.
+            if self.transport.is_gone():
+                self.leave(HANDSHAKE)
+            elif await self.open(accepted):
                 await self.read(receive)
         except asyncio.CancelledError:
-            # daphne cancels at SIGTERM and waits, so the clean-up below still runs; elsewhere it is a forced stop.
-            self.end(SHUTDOWN)
+            # daphne cancels at SIGTERM and waits, so the clean-up below still runs; it also cancels what goes on for
+            # long after a disconnect. Elsewhere it is a forced stop.
+            self.end(SHUTDOWN if self.transport.is_shutting_down() else LOST)
         except SessionClosed:
             self.leave(LOST)
         except Exception:
@@ -97,10 +99,7 @@ class SessionConsumer(AsyncConsumer):
             self.leave(LOST)
             self.outbound.drop(None)
             stats.connections -= 1
-            task = asyncio.create_task(self.clean_up())
-            _background.add(task)
-            task.add_done_callback(_background.discard)
-            await asyncio.shield(task)
+            await asyncio.shield(lifespan.clean_up(self.clean_up()))
 
     # Handshake
 
@@ -113,7 +112,8 @@ class SessionConsumer(AsyncConsumer):
         delivery.replace(self.session.key, self.connection)
 
     async def open(self, accepted: callbacks.Accepted) -> bool:
-        """101, establish callback, first frame; False when the backend refused to establish."""
+        """Registered, 101, establish callback, first frame; False when the client has gone before the 101."""
+        await self.register()
         try:
             await self.transport.send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
         except OSError:
@@ -129,7 +129,8 @@ class SessionConsumer(AsyncConsumer):
             self.end(HANDSHAKE)
             return True  # the client's answer to our Close is still to be read
         if accepted.first_frame and not self.ended:
-            self.push(accepted.first_frame)
+            with contextlib.suppress(SessionClosed):  # how it ended, `read` will hear
+                self.push(accepted.first_frame)
         access_logger.info("connection %s: open", self.connection)
         return True
 
@@ -175,7 +176,9 @@ class SessionConsumer(AsyncConsumer):
         return self.outbound.push(event["message"], event["size"], event["timeout"])
 
     def session_close(self, event: Event) -> Outcome:
-        self.end(End(event["code"], event["reason"], by_backend=True), event["last"])
+        if not self.end(End(event["code"], event["reason"], by_backend=True), event["last"]):
+            self.ended = LOST
+            raise SessionClosed
         return None
 
     def session_replace(self, event: Event) -> Outcome:
@@ -199,19 +202,23 @@ class SessionConsumer(AsyncConsumer):
             return
         self.leave(SLOW)
         self.outbound.drop(self.transport.close_message(SLOW.code, SLOW.reason))
-        self.abort_later()
 
     def on_idle(self) -> None:
         self.end(IDLE)
 
-    def end(self, end: End, last: Message | None = None) -> None:
-        """Close the session from our side: a last frame, if any, and Close. The first end counts."""
+    def end(self, end: End, last: Message | None = None) -> bool:
+        """Close the session from our side: a last frame, if any, and Close. The first end counts.
+
+        False when the socket has gone before.
+        """
         if self.ended:
-            return
+            return True
         self.leave(end)
-        close = self.transport.close_message(end.code, end.reason)
-        self.outbound.finish(last, close)
-        self.abort_later()
+        try:
+            self.outbound.finish(last, self.transport.close_message(end.code, end.reason))
+        except SessionClosed:
+            return False
+        return True
 
     def leave(self, end: End) -> None:
         """Nobody finds this session any more."""
@@ -221,16 +228,13 @@ class SessionConsumer(AsyncConsumer):
         delivery.layer().detach(self.channel_name)
         idle.sweeper().discard(self)
 
-    def abort_later(self) -> None:
-        """A client that doesn't answer our Close is dropped."""
-        asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)
-
     async def clean_up(self) -> None:
         """What the backend must still hear, in order: the client's last frames, then its end."""
         end = self.ended or LOST
-        access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, end.reason)
+        reason = "by the backend" if end.by_backend else end.reason
+        access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, reason)
         if self.inbound:
-            await self.inbound.end()
+            await self.inbound.end(LAST_FRAMES_LIMIT if end is SHUTDOWN else None)
         if end.by_backend or not callbacks.client().wants("close"):
             return
         stats.closing_connections += 1

@@ -1,6 +1,6 @@
 """What of a client's request goes on to the backend's connect callback (contract: GET connect 2). Pure rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -15,10 +15,7 @@ TextHeaders = list[tuple[str, str]]
 # RFC 9110 section 7.6.1, and what belongs to this hop's own upgrade or is set anew by the HTTP client.
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
-    b"upgrade host content-length accept-encoding expect".split()
-)
-_FORWARDED = frozenset(
-    b"forwarded x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port x-real-ip".split()
+    b"upgrade host content-length accept-encoding expect proxy".split()  # Proxy: CGI would make HTTP_PROXY of it
 )
 _CONTROL = frozenset([*range(0x09), *range(0x0A, 0x20), 0x7F])
 
@@ -48,13 +45,15 @@ def client_headers(headers: Headers, session_header: bytes) -> TextHeaders:
     with an underscore, which CGI-style backends can't tell from a hyphen. Raises ConnectRefused (400) for control
     characters and for bytes that aren't UTF-8.
     """
-    dropped = set(_HOP_BY_HOP | _FORWARDED)
+    dropped = set(_HOP_BY_HOP)
     dropped.add(session_header)
     for value in header_values(headers, b"connection"):
         dropped.update(token.strip().lower() for token in value.split(b","))
     passed: TextHeaders = []
     for name, value in headers:
         if name in dropped or b"_" in name or name.startswith((b"sec-websocket-", b"x-kuiperbelt-")):
+            continue
+        if is_forwarding(name):
             continue
         if not _CONTROL.isdisjoint(value):
             raise ConnectRefused.plain(400, f"header {name.decode('latin-1')!r} has a control character")
@@ -63,6 +62,11 @@ def client_headers(headers: Headers, session_header: bytes) -> TextHeaders:
         except UnicodeDecodeError:
             raise ConnectRefused.plain(400, "a header has bytes that are neither ASCII nor UTF-8") from None
     return passed
+
+
+def is_forwarding(name: bytes) -> bool:
+    """Does a header of this lower-case name say where a request came from, before its last hop?"""
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
 
 
 def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> TextHeaders:
@@ -75,20 +79,22 @@ def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> Tex
 def callback_query(configured: str, query: bytes) -> str:
     """The connect callback's query: what is written in the configured URL, then the client's own parameters.
 
-    A client's parameter that has the name of a configured one is left out. Everything else stays as the client
-    wrote it; only bytes that may not stand in a URL are percent-encoded.
+    A client's parameter that has the name of a configured one is left out, as are empty ones then. Everything else
+    stays as the client wrote it; only bytes that would break the request line are percent-encoded.
     """
     reserved = {_parameter_name(part) for part in configured.split("&") if part}
     text = quote(query, safe="!$%&'()*+,-./:;=?@_~[]|{}^`\\\"<>")
-    parts = [part for part in text.split("&") if not reserved or _parameter_name(part) not in reserved]
-    return "&".join([configured, *parts] if configured else parts).strip("&") if reserved else text
+    if not reserved:
+        return text
+    parts = [part for part in text.split("&") if part and _parameter_name(part) not in reserved]
+    return "&".join([configured, *parts])
 
 
 def _parameter_name(part: str) -> str:
     return unquote_plus(part.partition("=")[0])
 
 
-def peer(headers: Headers, client: str, scheme: str, trusted: Iterable[Network]) -> Peer:
+def peer(headers: Headers, client: str, scheme: str, trusted: Sequence[Network]) -> Peer:
     """The X-Forwarded-* values for the backend.
 
     Forwarding headers are believed only when `client`, the address of the socket's other end, is in `trusted`
@@ -106,8 +112,10 @@ def peer(headers: Headers, client: str, scheme: str, trusted: Iterable[Network])
     )
 
 
-def is_in(client: str, networks: Iterable[Network]) -> bool:
+def is_in(client: str, networks: Sequence[Network]) -> bool:
     """Is this address in one of the networks? A UNIX socket's peer (empty) is in none."""
+    if not networks:
+        return False
     try:
         address = ip_address(plain_address(client))
     except ValueError:

@@ -5,6 +5,7 @@ The views here are async, use no ORM and want no middleware, so this handler mak
 view and sends the response. Nothing else.
 """
 
+import asyncio
 import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from django.urls import resolve
 
-from proxy import conf
+from proxy import conf, protocol
 from proxy.exceptions import BodyTooLarge
 
 Scope = dict[str, Any]
@@ -43,7 +44,7 @@ class ProxyRequest(ASGIRequest):
         self._receive = receive
 
     def __getattr__(self, name: str) -> Any:
-        if "META" in self.__dict__:
+        if "META" in self.__dict__:  # Django has parsed already, so there is no such thing
             raise AttributeError(name)
         super().__init__(self.scope, io.BytesIO())
         return getattr(self, name)
@@ -55,7 +56,7 @@ class ProxyRequest(ASGIRequest):
     async def read_body(self, limit: int) -> bytes:
         """The body, of at most `limit` bytes; raises BodyTooLarge, as soon as that is known, or ClientHungUp."""
         announced = self.header(b"content-length")
-        if announced.isdecimal() and int(announced) > limit:
+        if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
             raise BodyTooLarge(limit)
         body: bytes = b""
         while True:
@@ -90,9 +91,11 @@ class ProxyHandler:
             response = await view(ProxyRequest(scope, receive))
         except ClientHungUp:
             return
+        except asyncio.CancelledError:  # the server ends and this request took too long
+            response = HttpResponse(protocol.refusal_body("shutting down"), status=503, content_type=protocol.JSON)
         except Exception:
             logger.exception("%s %s: unexpected error", scope["method"], scope["path"])
-            response = HttpResponse(b'{"result":"NG"}', status=500, content_type="application/json; charset=utf-8")
+            response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         content = response.content
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         headers.append((b"content-length", b"%d" % len(content)))

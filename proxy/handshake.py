@@ -15,9 +15,6 @@ from proxy.origins import origin_allowed
 from proxy.stats import stats
 
 MAX_HEADERS = 100  # what prefork servers take
-MAX_HEADER_BYTES = 32 * 1024
-
-MAX_HEADERS = 100  # what prefork servers take
 MAX_HEADER_BYTES = 32 * 1024  # of all headers together
 
 logger = logging.getLogger("proxy.session")

@@ -40,10 +40,10 @@ class IdleSweeper:
 
     def _sweep(self) -> None:
         self._timer = None
+        self._schedule()
         oldest = monotonic() - self._timeout
         for session in [session for session in self._sessions if session.last_active <= oldest]:
             session.on_idle()
-        self._schedule()
 
 
 _sweepers: "WeakKeyDictionary[asyncio.AbstractEventLoop, IdleSweeper]" = WeakKeyDictionary()

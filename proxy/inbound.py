@@ -52,11 +52,13 @@ class Inbound:
             await self._room.wait()
             transport.resume_reading()
 
-    async def end(self) -> None:
-        """The client has gone: what it sent still goes out, unless the backend fails."""
+    async def end(self, limit: float | None) -> None:
+        """The client has gone: what it sent still goes out, unless the backend fails, or `limit` seconds are over."""
         self._ended = True
         if self._task:
-            await self._task
+            await asyncio.wait([self._task], timeout=limit)
+            if self._task:
+                self._task.cancel()
 
     async def _run(self) -> None:
         while self._queue:

@@ -31,10 +31,6 @@ class KeepAlive:
         slot.add(connection)
         return slot
 
-    def stop(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL / self.SLOTS, self._tick)
 

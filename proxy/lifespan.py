@@ -5,12 +5,17 @@ SIGTERM breaks off at the first connection that is only half set up, so a Twiste
 """
 
 import asyncio
+from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
 from proxy import callbacks
 
+CLEAN_UP_LIMIT = 12.0  # seconds that the end of the process waits for what sessions still have to tell the backend
+
 _sessions: "set[asyncio.Task[Any]]" = set()
+_clean_ups: "set[asyncio.Task[Any]]" = set()
+_daphne_ends = False
 
 
 async def lifespan(scope: Any, receive: Any, send: Any) -> None:
@@ -18,8 +23,27 @@ async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    await callbacks.shut_down()
+    await _finish()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def clean_up(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Run what must be done after a session, whatever becomes of the session's own task."""
+    task = asyncio.create_task(work)
+    _clean_ups.add(task)
+    task.add_done_callback(_clean_ups.discard)
+    return task
+
+
+async def _finish() -> None:
+    if _clean_ups:
+        await asyncio.wait(_clean_ups, timeout=CLEAN_UP_LIMIT)
+    await callbacks.shut_down()
+
+
+def daphne_ends() -> bool:
+    """Is a cancellation daphne's shutdown? It also cancels what goes on for too long after a disconnect."""
+    return _daphne_ends
 
 
 def end_with_daphne() -> None:
@@ -38,6 +62,8 @@ def _watch_reactor() -> None:
     from twisted.internet.defer import Deferred
 
     def end() -> Any:
+        global _daphne_ends
+        _daphne_ends = True
         return Deferred.fromFuture(asyncio.ensure_future(_end_sessions()))
 
     reactor.addSystemEventTrigger("before", "shutdown", end)
@@ -46,6 +72,7 @@ def _watch_reactor() -> None:
 async def _end_sessions() -> None:
     running = list(_sessions)
     for session in running:
-        session.cancel()
+        if not session.cancelling():  # daphne may have done it; a second time would break the clean-up off
+            session.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    await callbacks.shut_down()
+    await _finish()

@@ -35,7 +35,16 @@ class _Backlog:
     waiting: deque[_Waiter] = field(default_factory=deque)
     size: int = 0
     """Bytes of all that the server hasn't taken: in the writer's hand, queued, waiting."""
+    in_hand: Message | None = None
+    """What the writer waits to write."""
     writer: asyncio.Task[None] | None = None
+
+    def lose(self) -> None:
+        """Count what will never be written."""
+        messages = [self.in_hand, *(message for message, _ in self.queue)]
+        stats.message_errors += sum(1 for message in messages if message and message["type"] == "websocket.send")
+        self.in_hand = None
+        self.queue.clear()
 
 
 class Outbound:
@@ -63,8 +72,9 @@ class Outbound:
     def push(self, message: Message, size: int, timeout: float = 0.0) -> asyncio.Future[None] | None:
         """Take a message of `size` bytes; None when it is written or queued.
 
-        With a full queue the future ends when there was room, or with SendTimeout after `timeout` seconds (0: no
-        limit of its own). Raises SessionClosed, as does the future when the session ends meanwhile.
+        With a full queue the future ends when there was room, or with SendTimeout after `timeout` seconds; without a
+        time-out of its own it waits no longer than a session may be blocked, though the client reads a little now and
+        then. Raises SessionClosed, as does the future when the session ends meanwhile.
         """
         if self._closed:
             raise SessionClosed
@@ -103,8 +113,7 @@ class Outbound:
         self._closed = True
         backlog, self._backlog = self._backlog, None
         if backlog:
-            stats.message_errors += len(backlog.queue) + (1 if backlog.writer else 0)
-            backlog.queue.clear()
+            backlog.lose()
             self._fail_waiting(backlog)
             if backlog.writer:
                 backlog.writer.cancel()
@@ -124,24 +133,24 @@ class Outbound:
             self._closed = True
             raise SessionClosed from None
         if rest:
-            self._backlog = _Backlog(size=size)
+            self._backlog = _Backlog(size=size, in_hand=message)
             self._backlog.writer = asyncio.create_task(self._drain(self._backlog, rest, size))
 
     async def _drain(self, backlog: _Backlog, rest: Awaitable[None], size: int) -> None:
         try:
-            async with asyncio.timeout(self._options.blocked_timeout):
+            async with asyncio.timeout(self._options.blocked_timeout) as limit:
                 await rest
                 backlog.size -= size
-                while message := self._next(backlog):
-                    await self._transport.send(message[0])
-                    backlog.size -= message[1]
+                while taken := self._next(backlog):
+                    backlog.in_hand = taken[0]
+                    limit.reschedule(asyncio.get_running_loop().time() + self._options.blocked_timeout)
+                    await self._transport.send(taken[0])
+                    backlog.size -= taken[1]
         except TimeoutError:
             backlog.writer = None
-            stats.message_errors += 1
             self._on_slow()
         except OSError:
             backlog.writer = None
-            stats.message_errors += 1
             self.drop(None)
         else:
             if self._backlog is backlog:
@@ -166,11 +175,12 @@ class Outbound:
         backlog = self._backlog
         assert backlog is not None
         backlog.waiting.append(waiter)
-        timer = waiter.room.get_loop().call_later(timeout, _time_out, waiter.room) if timeout else None
+        # Later than the writer's own limit, which is the better answer where the client doesn't read at all.
+        limit = timeout or self._options.blocked_timeout + 0.1
+        timer = waiter.room.get_loop().call_later(limit, _time_out, waiter.room)
 
         def settle(room: asyncio.Future[None]) -> None:
-            if timer:
-                timer.cancel()
+            timer.cancel()
             if room.cancelled() or room.exception():
                 backlog.size -= waiter.size
 

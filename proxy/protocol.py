@@ -26,6 +26,7 @@ KEY_PATTERN = re.compile(r"[!-+\--~]{1,256}")
 BINARY_TYPE = "application/octet-stream"
 MAX_CLOSE_REASON = 123  # bytes, RFC 6455 section 5.5
 
+JSON = "application/json; charset=utf-8"
 OK_BODY = b'{"result":"OK"}'
 
 

@@ -27,6 +27,8 @@ def accept_token(method: str, http_version: str, headers: Headers) -> bytes:
     """
     if method != "GET" or http_version != "1.1":
         raise ConnectRefused.plain(400, f"expected GET with HTTP/1.1, found {method} with HTTP/{http_version}")
+    if len(header_values(headers, b"host")) != 1:
+        raise ConnectRefused.plain(400, "expected one Host header")
     if header_values(headers, b"sec-websocket-version") != [b"13"]:
         refusal = ConnectRefused.plain(426, "expected Sec-WebSocket-Version: 13")
         refusal.headers = (*refusal.headers, (b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))

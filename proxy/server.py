@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.conf import Options
@@ -32,6 +32,7 @@ logger = logging.getLogger("proxy.server")
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with a limit on headers, which httptools hasn't, and our own WebSocket side."""
 
+    _running: RequestResponseCycle | None = None
     _reading_head = True
     _head_size = 0
 
@@ -55,7 +56,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._reading_head = False
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the last of several pipelined requests only, and the others then write to a closed socket.
+        for cycle in [self._running, *(cycle for cycle, _ in self.pipeline)]:
+            if cycle:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
+
     def handle_websocket_upgrade(self) -> None:
+        if self._running and not self._running.response_complete:
+            self.send_400_response("A WebSocket handshake can't be pipelined.")
+            return
         self.connections.discard(self)
         try:
             url = httptools.parse_url(self.url)
@@ -109,7 +125,7 @@ def _is_socket(path: str) -> bool:
 
 
 def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
-    """uvicorn as the proxy wants it; the benchmark's bare application runs with the same."""
+    """uvicorn as the proxy wants it; a test compares the benchmark's bare application with it."""
     return uvicorn.Config(
         application,
         loop="uvloop",
@@ -124,7 +140,7 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
     )
 
 
-def _tune_garbage_collector() -> None:
+def tune_garbage_collector() -> None:
     """Keep the collector from walking through all of Django, and through all connections, again and again.
 
     It took a quarter of the time of a connect (docs/performance.md).
@@ -134,17 +150,34 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def run(application: Any, options: Options) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError when the address can't be listened on."""
-    listener = listen(options)
-    _tune_garbage_collector()
+class _Server(uvicorn.Server):
+    """Says where it listens, once it takes signals and serves."""
+
+    def __init__(self, config: uvicorn.Config, where: str) -> None:
+        super().__init__(config)
+        self._where = where
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        logger.info("listening on %s", self._where)
+
+
+def run(application: Any, listener: socket.socket, options: Options) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    tune_garbage_collector()
     # uvicorn takes the signals over while it serves and raises them again at its end, which is a good end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    where = options.sock or f"{options.host or 'all addresses'} port {listener.getsockname()[1]}"
-    logger.info("listening on %s", where)
+    inode = os.stat(options.sock).st_ino if options.sock else 0
     try:
-        uvicorn.Server(uvicorn_config(application, options)).run([listener])
+        _Server(uvicorn_config(application, options), where(options, listener.getsockname())).run([listener])
     finally:
-        if options.sock:
+        # Another process may have put its own there since.
+        if options.sock and os.path.exists(options.sock) and os.stat(options.sock).st_ino == inode:
             os.unlink(options.sock)
+
+
+def where(options: Options, address: Any = None) -> str:
+    """In words, where the options say that is listened; `address` is the bound one, of which the port counts."""
+    port = address[1] if address else options.port
+    return options.sock or f"{options.host or 'all addresses'} port {port}"

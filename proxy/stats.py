@@ -31,7 +31,7 @@ class Stats:
         self.closing_connections = 0
         """Close callbacks under way."""
         self.receive_errors = 0
-        """Receive callbacks that failed. Not part of /stats, whose fields are kuiperbelt's."""
+        """Receive callbacks that failed; for tests and debugging, since the fields of /stats are kuiperbelt's."""
 
     def as_json(self) -> bytes:
         names = ("connections", "total_connections", "total_messages", "connect_errors", "message_errors")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from proxy import lifespan
 from proxy.protocol import Frame, Message
 
 Send = Callable[[Message], Awaitable[None]]
@@ -55,7 +56,19 @@ class Transport:
     def __init__(self, send: Any) -> None:
         self.send: Any = send
 
+    def on_session(self) -> None:
+        """Called in the session's task when the backend has accepted it."""
+
+    def is_gone(self) -> bool:
+        """Has the client gone, as far as the server knows, before the handshake was done?"""
+        return False
+
+    def is_shutting_down(self) -> bool:
+        """Is it the server's shutdown that cancels the session?"""
+        return True
+
     def close_message(self, code: int, reason: str) -> Message:
+        """Close, as this server can send it. The server drops a client that doesn't answer."""
         return {"type": "websocket.close", "code": code, "reason": reason}
 
     def disconnect(self, message: Message) -> End:
@@ -86,6 +99,9 @@ class OwnTransport(Transport):
     def __init__(self, send: Any) -> None:
         super().__init__(send)
         self._protocol = send.__self__
+
+    def is_gone(self) -> bool:
+        return bool(self._protocol.ended)
 
     def disconnect(self, message: Message) -> End:
         end: End = message["end"]
@@ -129,6 +145,15 @@ class DaphneTransport(Transport):
             # The HTTP channel that took the handshake is still registered, and doesn't need to know any more.
             self._protocol.transport.unregisterProducer()
             self._protocol.transport.registerProducer(self, True)
+
+    def on_session(self) -> None:
+        lifespan.end_with_daphne()
+
+    def is_gone(self) -> bool:
+        return bool(self._protocol.state != self._protocol.STATE_CONNECTING)
+
+    def is_shutting_down(self) -> bool:
+        return lifespan.daphne_ends()
 
     def close_message(self, code: int, reason: str) -> Message:
         # autobahn sends 1000 and 3000-4999 only; daphne doesn't pass a reason on.

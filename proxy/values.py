@@ -1,4 +1,4 @@
-"""How one option's value is read: from YAML (typed) or from the environment (text) to what the program uses.
+"""How one option's value is read: text from YAML or the environment, a list or a mapping from YAML.
 
 Each function raises ValueError with what was expected; `conf.load` adds where and what was found. Pure rules.
 """
@@ -15,12 +15,13 @@ import yaml
 from proxy.forwarding import Network
 from proxy.origins import POLICIES, normalise_origin
 
-DEPLOYMENT_VARIABLES = frozenset({"EKBO_CONFIG", "EKBO_SECRET_KEY", "EKBO_ALLOWED_HOSTS", "EKBO_DEBUG"})
-"""Variables that kbproject/settings.py reads beside the options."""
-
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+
+# Headers that say where a request ends, and others that have a meaning of their own.
+_FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "expect"})
+_TAKEN = frozenset({"authorization", "content-type", "cookie", "host", "origin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,15 @@ class OriginPolicy:
 
 
 def text(value: Any) -> str:
-    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).isprintable():
-        return str(value)
+    if isinstance(value, str) and value.isprintable():
+        return value
     raise ValueError("text")
 
 
 def duration(value: Any) -> float:
     """Go's notation, in seconds: `0`, `500ms`, `10s`, `1m30s`."""
     written = str(value)
-    if written in ("0", "+0", "-0") and not isinstance(value, bool):
+    if written in ("0", "+0", "-0"):
         return 0.0
     if re.fullmatch(f"\\+?(?:{_DURATION_PART})+", written):
         return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, written))
@@ -55,8 +56,6 @@ def positive_duration(value: Any) -> float:
 
 
 def boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
     # The words that Go's strconv.ParseBool and YAML 1.1 take.
     word = str(value).lower()
     if word in ("1", "t", "true", "yes", "on"):
@@ -68,7 +67,7 @@ def boolean(value: Any) -> bool:
 
 def _whole(value: Any, least: int, most: int, expected: str) -> int:
     written = str(value)
-    if written.isascii() and written.isdigit() and not isinstance(value, bool) and least <= int(written) <= most:
+    if written.isascii() and written.isdigit() and len(written) < 12 and least <= int(written) <= most:
         return int(written)
     raise ValueError(expected)
 
@@ -92,10 +91,11 @@ def path(value: Any) -> str:
 
 
 def url(value: Any) -> str:
-    expected = "a URL like http://backend:8000/connect"
+    expected = "a URL like http://backend:8000/connect, without user (proxy_set_header can set Authorization)"
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        known = known and "@" not in parts.netloc
     except ValueError:
         known = False
     if not known or not str(value).isascii() or not str(value).isprintable() or " " in value or parts.fragment:
@@ -104,25 +104,26 @@ def url(value: Any) -> str:
 
 
 def header_name(value: Any) -> str:
-    if isinstance(value, str) and _TOKEN.fullmatch(value):
+    if isinstance(value, str) and _TOKEN.fullmatch(value) and value.lower() not in _FRAMING | _TAKEN:
         return value
-    raise ValueError("a header's name, like X-Kuiperbelt-Session")
+    raise ValueError("a header's name that isn't used otherwise, like X-Kuiperbelt-Session")
 
 
 def header_map(value: Any) -> tuple[tuple[str, str], ...]:
-    expected = "a mapping of header names to values, like {X-Foo: foo, X-Bar: ''}"
+    expected = "a mapping of header names to text, like {X-Foo: foo, X-Bar: ''}, none that frames the request"
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
+            value = yaml.load(value, Loader=yaml.BaseLoader)  # noqa: S506  makes text only
+        except (yaml.YAMLError, RecursionError):
             raise ValueError(expected) from None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for item in value.items() for text in item):
         raise ValueError(expected)
-    headers = {str(name): "" if content is None else str(content) for name, content in value.items()}
-    for name, content in headers.items():
+    for name, content in value.items():
         if not _TOKEN.fullmatch(name) or not content.isprintable() or content != content.strip():
             raise ValueError(expected)
-    return tuple(headers.items())
+        if name.lower() in _FRAMING:
+            raise ValueError(expected)
+    return tuple(value.items())
 
 
 def _items(value: Any, expected: str) -> Iterable[str]:

@@ -4,6 +4,7 @@ Each view checks who asks, parses, calls `delivery`, and renders. Served by `han
 """
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
 
 from django.http import HttpResponse
 
@@ -13,10 +14,8 @@ from proxy.exceptions import ApiError, BadRequest, MethodNotAllowed
 from proxy.handlers import ProxyRequest
 from proxy.stats import stats
 
-JSON = "application/json; charset=utf-8"
-
 # The answer of nearly every request; nothing changes a response after its view.
-_OK = HttpResponse(protocol.OK_BODY, content_type=JSON)
+_OK = HttpResponse(protocol.OK_BODY, content_type=protocol.JSON)
 
 Push = Callable[[list[str], bytes, ProxyRequest], Awaitable[delivery.Delivery]]
 
@@ -51,12 +50,15 @@ async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
         done = await push(keys, await request.read_body(options.max_body_size), request)
     except ApiError as error:
         return HttpResponse(
-            protocol.refusal_body(str(error)), status=error.status, content_type=JSON, headers=dict(error.headers)
+            protocol.refusal_body(str(error)),
+            status=error.status,
+            content_type=protocol.JSON,
+            headers=dict(error.headers),
         )
     if not done.failures:
         return _OK
     result, status = ("NG", 400) if done.refused else ("OK", 200)
-    return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=JSON)
+    return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=protocol.JSON)
 
 
 def _frame(body: bytes, request: ProxyRequest) -> protocol.Frame:
@@ -88,6 +90,8 @@ async def ping(request: ProxyRequest) -> HttpResponse:
 
 async def show_stats(request: ProxyRequest) -> HttpResponse:
     """GET {path.stats}: JSON, or with ?format=tsv|txt|text lines of NAME, VALUE, EPOCH."""
-    if request.GET.get("format") in ("tsv", "txt", "text"):
+    # Not request.GET, which raises for a query of very many parameters.
+    query = dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
+    if query.get("format") in ("tsv", "txt", "text"):
         return HttpResponse(stats.as_tsv(), content_type="text/plain")
     return HttpResponse(stats.as_json(), content_type="application/json")

@@ -20,6 +20,7 @@ from proxy.flow import FlowControlled
 from proxy.handshake import count_refusal
 from proxy.keepalive import KeepAlive, Pinged
 from proxy.protocol import Headers, Message
+from proxy.stats import stats
 from proxy.transports import LOST, SHUTDOWN, ConnectionGone, End
 
 MAX_EARLY_BYTES = 1 << 16  # sent by a client before the 101, which it shouldn't do
@@ -52,7 +53,7 @@ class WebSocketProtocol(FlowControlled):
         self._event_added: asyncio.Future[None] | None = None
         self._message: list[bytes] = []  # fragments of an unfinished message
         self._is_text = False
-        self._ended = False  # nothing can be written any more
+        self.ended = False  # nothing can be written any more
         self._heard = True  # something came in since the last ping
         self._slot: set[Pinged] = set()
 
@@ -64,6 +65,7 @@ class WebSocketProtocol(FlowControlled):
         try:
             self._accept_token = rfc6455.accept_token(scope["method"], scope["http_version"], scope["headers"])
         except ConnectRefused as refusal:
+            stats.total_connections += 1
             count_refusal(refusal)
             self._respond(refusal.status, refusal.headers, refusal.body)
             return
@@ -85,7 +87,7 @@ class WebSocketProtocol(FlowControlled):
             logger.exception("error in the application")
         if not self._frames:
             self._respond(500, (), b"")
-        elif not self._ended:
+        elif not self.ended:
             self._send_close(1011, "")
             self.close_transport()
 
@@ -108,7 +110,7 @@ class WebSocketProtocol(FlowControlled):
 
     def _respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with something else than 101."""
-        if self._ended:
+        if self.ended:
             return
         own = ((b"content-length", b"%d" % len(body)), (b"connection", b"close"))
         self.transport.write(rfc6455.http_head(status, [*self._serving.state.default_headers, *headers, *own]) + body)
@@ -129,7 +131,7 @@ class WebSocketProtocol(FlowControlled):
         """ASGI's send; waits while the socket is blocked, raises ConnectionGone when it is gone."""
         if self.blocked:
             await self.blocked.wait()
-        if self._ended:
+        if self.ended:
             raise ConnectionGone
         kind = message["type"]
         if kind == "websocket.send" and self._frames:
@@ -158,8 +160,8 @@ class WebSocketProtocol(FlowControlled):
 
     def _end(self, end: End) -> None:
         """Tell the application, once, that it is over."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._slot.discard(self)
             self._add_event({"type": "websocket.disconnect", "code": end.code, "end": end})
 
@@ -183,37 +185,40 @@ class WebSocketProtocol(FlowControlled):
     def _feed(self, frames: Protocol, data: bytes) -> None:
         frames.receive_data(data)
         for frame in cast(list[Frame], frames.events_received()):
-            if not self._ended:
-                self._on_frame(frames, frame)
+            if self.ended or not self._on_frame(frames, frame):
+                break
         if output := b"".join(frames.data_to_send()):
             self.transport.write(output)
         if frames.state is not State.OPEN:
             self._on_closing(frames)
 
-    def _on_frame(self, frames: Protocol, frame: Frame) -> None:
+    def _on_frame(self, frames: Protocol, frame: Frame) -> bool:
+        """Take a frame; False when none after it counts."""
         if frame.opcode is Opcode.PING:
             self._add_event({"type": "websocket.ping"})  # not ASGI's: it extends the idle time-out
         if frame.opcode in (Opcode.PONG, Opcode.PING, Opcode.CLOSE):
-            return
+            return True
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        self._message.append(bytes(frame.data))
+        if frame.data:  # empty fragments would cost memory that no limit counts
+            self._message.append(bytes(frame.data))
         if not frame.fin:
-            return
+            return True
         data = b"".join(self._message)
         self._message.clear()
         try:
             content = {"text": data.decode()} if self._is_text else {"bytes": data}
         except UnicodeDecodeError:
             frames.fail(1007, "invalid UTF-8")
-        else:
-            self._add_event({"type": "websocket.receive", **content})
+            return False
+        self._add_event({"type": "websocket.receive", **content})
+        return True
 
     def _on_closing(self, frames: Protocol) -> None:
         """A Close was received, or sent because of what was received."""
         if frames.close_rcvd:
             self._end(End(frames.close_rcvd.code, "client"))
-        elif not self._ended:
+        elif not self.ended:
             self._end(End(frames.close_sent.code if frames.close_sent else 1006, "error"))
         else:
             return  # our own Close isn't answered yet
@@ -229,13 +234,13 @@ class WebSocketProtocol(FlowControlled):
     def wants_to_read(self) -> bool:
         # Not while our answers aren't taken: a flood of pings would pile up pongs. What comes after the end is read to
         # find the client's Close, and thrown away.
-        return self._ended or not (self._events or self.blocked)
+        return self.ended or not (self._events or self.blocked)
 
     # Called from outside
 
     def on_ping_due(self) -> None:
         """The keep-alive's turn: ping, or give a client up that sent nothing since the last one."""
-        if self._heard:
+        if self._heard or self._events:  # while the application takes its time, nothing is read
             self._heard = False
             self.transport.write(rfc6455.PING)
         else:
@@ -243,8 +248,8 @@ class WebSocketProtocol(FlowControlled):
 
     def shutdown(self) -> None:
         """uvicorn ends: say so to both sides."""
-        if self._frames and not self._ended:
-            self._send_close(SHUTDOWN.code, "", SHUTDOWN)
+        if self._frames and not self.ended:
+            self._send_close(SHUTDOWN.code, SHUTDOWN.reason, SHUTDOWN)
         elif not self._frames:
             self._respond(503, (), b"")
         self.close_transport()

@@ -16,7 +16,8 @@ BOTH = Options(api_keys=KEYS.api_keys, api_allow=ALLOW.api_allow)
 
 def ask(options: Options, client: str | None, **headers: str) -> None:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    check_access({"client": (client, 5) if client is not None else None, "headers": raw}, options)
+    server = ("/run/proxy.sock", None) if client is None else ("127.0.0.1", 9180)
+    check_access({"client": (client, 5) if client is not None else None, "server": server, "headers": raw}, options)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def ask(options: Options, client: str | None, **headers: str) -> None:
         (KEYS, "8.8.8.8", {"authorization": "bearer  second-key-012345"}),
         (KEYS, "127.0.0.1", {"authorization": "Bearer first-key-0123456", "x_forwarded_for": "1.2.3.4"}),
         (ALLOW, "10.1.2.3", {}),
-        (ALLOW, "::ffff:10.1.2.3", {"x_forwarded_for": "1.2.3.4"}),
+        (ALLOW, "::ffff:10.1.2.3", {}),
         (ALLOW, "127.0.0.1", {}),
         (BOTH, "10.1.2.3", {}),
     ],
@@ -55,13 +56,22 @@ def test_allowed(options: Options, client: str | None, headers: dict[str, str]) 
         (KEYS, "8.8.8.8", {"authorization": "Bearer"}, Unauthorized),
         (KEYS, "8.8.8.8", {"authorization": "Basic first-key-0123456"}, Unauthorized),
         (KEYS, "8.8.8.8", {"authorization": "first-key-0123456"}, Unauthorized),
+        (OPEN, "127.0.0.1", {"x_forwarded_port": "443"}, Forbidden),
+        (OPEN, "127.0.0.1", {"x_forwarded_anything": "1"}, Forbidden),
         (ALLOW, "11.1.2.3", {}, Forbidden),
+        (ALLOW, "10.1.2.3", {"x_forwarded_for": "1.2.3.4"}, Forbidden),
+        (BOTH, "10.1.2.3", {"via": "1.1 front"}, Unauthorized),
         (BOTH, "11.1.2.3", {}, Unauthorized),
     ],
 )
 def test_refused(options: Options, client: str | None, headers: dict[str, str], error: type[ApiError]) -> None:
     with pytest.raises(error, match="not allowed"):
         ask(options, client, **headers)
+
+
+def test_a_tcp_peer_that_has_gone_is_not_a_unix_socket() -> None:
+    with pytest.raises(Forbidden):
+        check_access({"client": None, "server": ("127.0.0.1", 9180), "headers": []}, OPEN)
 
 
 def test_two_authorization_headers_are_none() -> None:

@@ -98,6 +98,19 @@ async def test_answers_that_are_a_502(backend: Backend, make: Make, key: str, an
         await make().connect([], f"key={key}".encode(), ["v1"])
 
 
+async def test_no_time_out(backend: Backend, make: Make, key: str) -> None:
+    backend.on("/unit/connect", key, accept(key, delay=0.7))
+    assert (await make(callback_timeout=0.0).connect([], f"key={key}".encode(), [])).key == key
+
+
+@pytest.mark.parametrize("raw", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
+async def test_what_is_logged_names_no_query(backend: Backend, make: Make, key: str, raw: bytes) -> None:
+    backend.on("/unit/connect", key, Answer(raw=raw))
+    with pytest.raises(CallbackError) as error:
+        await make().connect([], f"key={key}&token=secret".encode(), [])
+    assert "secret" not in str(error.value)
+
+
 async def test_nobody_listens(make: Make) -> None:
     with pytest.raises(CallbackError, match="ClientConnectorError"):
         await make(connect_callback="http://127.0.0.1:9/").connect([], b"", [])

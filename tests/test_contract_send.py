@@ -264,7 +264,7 @@ async def test_connection_close_is_honoured(kind: str, servers: Servers, key: st
         assert [await receive(connection), await receive(connection)] == ["one", "two"]
 
 
-async def test_keys_do_not_open_the_rest(kind: str, servers: Servers, key: str) -> None:
+async def test_clients_and_ping_need_no_key(kind: str, servers: Servers, key: str) -> None:
     """Clients and load balancers need no API key."""
     server = await servers.get(kind, KEYS)
     async with client(server, key):

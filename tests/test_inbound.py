@@ -40,7 +40,7 @@ async def test_frames_go_out_in_order_one_at_a_time() -> None:
     inbound = Inbound(backend.deliver, "c")
     for number in range(5):
         await put(inbound, frame(number))
-    await inbound.end()
+    await inbound.end(None)
     assert backend.taken == ["0", "1", "2", "3", "4"]
 
 
@@ -55,7 +55,7 @@ async def test_reading_stops_at_sixteen_frames_and_goes_on_after() -> None:
     assert not blocked.done()
     backend.open.set()
     await asyncio.wait_for(blocked, 1)
-    await inbound.end()
+    await inbound.end(None)
     assert len(backend.taken) == MAX_FRAMES
 
 
@@ -80,7 +80,7 @@ async def test_a_failure_is_counted_and_the_next_frame_goes_out() -> None:
     await asyncio.sleep(0.01)
     backend.failing = False
     await put(inbound, frame(1))
-    await inbound.end()
+    await inbound.end(None)
     assert backend.taken == ["1"]
     assert stats.receive_errors == errors + 1
 
@@ -94,5 +94,14 @@ async def test_a_backend_that_fails_after_the_client_has_gone_gets_no_more() -> 
     errors = stats.receive_errors
     backend.failing = True
     asyncio.get_running_loop().call_later(0.01, backend.open.set)
-    await asyncio.wait_for(inbound.end(), 1)
+    await asyncio.wait_for(inbound.end(None), 1)
     assert stats.receive_errors == errors + 1
+
+
+async def test_the_end_of_the_process_does_not_wait_for_ever() -> None:
+    backend = Backend()
+    backend.open.clear()
+    inbound = Inbound(backend.deliver, "c")
+    await put(inbound, frame(0))
+    await asyncio.wait_for(inbound.end(0.05), 1)
+    assert backend.taken == []

@@ -29,11 +29,7 @@ async def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Connection()
     pings.add(late)
     await asyncio.sleep(0.4)
-    pings.stop()
     assert not leaves.turns
     assert stays.turns[0] - started >= 0.19
     assert stays.turns[1] - stays.turns[0] >= 0.19
     assert late.turns[0] - started >= 0.29
-    turns = len(stays.turns)
-    await asyncio.sleep(0.3)
-    assert len(stays.turns) == turns

@@ -33,3 +33,10 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     for path in (ROOT / "proxy").rglob("*.py"):
         assert "os.environ" not in path.read_text(), path
+
+
+def test_the_readme_says_where_each_module_is() -> None:
+    readme = (ROOT / "README.md").read_text()
+    listed = readme[readme.index("## Where things are") :].split()
+    missing = [path.name for path in (ROOT / "proxy").glob("*.py") if path.name not in (*listed, "__init__.py")]
+    assert not missing

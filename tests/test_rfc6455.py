@@ -13,7 +13,7 @@ KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # the example of section 1.3
 
 
 def headers(**values: bytes) -> list[tuple[bytes, bytes]]:
-    return [(f"sec-websocket-{name}".encode(), value) for name, value in values.items()]
+    return [(b"host", b"a"), *((f"sec-websocket-{name}".encode(), value) for name, value in values.items())]
 
 
 def test_the_example_of_the_rfc() -> None:
@@ -27,12 +27,14 @@ def test_the_example_of_the_rfc() -> None:
         ("GET", "1.0", headers(version=b"13", key=KEY), 400),
         ("GET", "1.1", headers(key=KEY), 426),
         ("GET", "1.1", headers(version=b"12", key=KEY), 426),
-        ("GET", "1.1", [*headers(version=b"13", key=KEY), *headers(version=b"13")], 426),
+        ("GET", "1.1", [*headers(version=b"13", key=KEY), (b"sec-websocket-version", b"13")], 426),
         ("GET", "1.1", headers(version=b"13"), 400),
+        ("GET", "1.1", [*headers(version=b"13", key=KEY), (b"host", b"b")], 400),
+        ("GET", "1.1", headers(version=b"13", key=KEY)[1:], 400),
         ("GET", "1.1", headers(version=b"13", key=b"c2hvcnQ="), 400),
         ("GET", "1.1", headers(version=b"13", key=b"not base64!"), 400),
         ("GET", "1.1", headers(version=b"13", key=b"\xff"), 400),
-        ("GET", "1.1", [*headers(version=b"13", key=KEY), *headers(key=KEY)], 400),
+        ("GET", "1.1", [*headers(version=b"13", key=KEY), (b"sec-websocket-key", KEY)], 400),
     ],
 )
 def test_bad_handshakes(method: str, http_version: str, sent: list[tuple[bytes, bytes]], status: int) -> None:

@@ -10,5 +10,5 @@ from proxy.stats import stats
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/connect/", "/connect/more", "/connection"])
 async def test_other_paths_are_refused(path: str) -> None:
     errors = stats.connect_errors
-    assert (await WebsocketCommunicator(websocket_application(), path).connect())[0] is False
+    assert (await WebsocketCommunicator(websocket_application, path).connect())[0] is False
     assert stats.connect_errors == errors + 1

@@ -30,7 +30,35 @@ def test_a_port_that_is_taken_is_named_and_exits_with_1() -> None:
         process = runproxy(EKBO_HOST="127.0.0.1", EKBO_PORT=port)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert errors.splitlines()[-1] == f"CommandError: can't listen on port {port}: Address already in use"
+    assert errors.splitlines()[-1] == f"CommandError: can't listen on 127.0.0.1 port {port}: Address already in use"
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    process = runproxy(EKBO_HOST="999.1.1.1")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("CommandError: can't listen on 999.1.1.1 port 9180: ")
+    assert "Unknown error" not in errors
+
+
+def test_a_unix_socket_that_somebody_removed_is_no_error_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.sock"
+    process = runproxy(EKBO_UNIX_DOMAIN_SOCKET_FILENAME=str(path))
+    assert process.stderr
+    assert f"listening on {path}" in process.stderr.readline()
+    path.unlink()
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_misspelt_variable_is_said_at_the_start() -> None:
+    process = runproxy(EKBO_HOST="127.0.0.1", EKBO_PORT="0", EKBO_CALLBAK_TIMEOUT="1s")
+    assert process.stderr
+    assert "EKBO_CALLBAK_TIMEOUT: no option reads this variable" in process.stderr.readline()
+    assert "listening on" in process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -25,6 +25,7 @@ async def test_ping_any_method() -> None:
         ("?format=tsv", "text/plain", b"kuiperbelt.conn.current\t"),
         ("?format=txt", "text/plain", b"kuiperbelt.conn.current\t"),
         ("?format=text", "text/plain", b"kuiperbelt.conn.current\t"),
+        ("?" + "a&" * 2000 + "format=tsv", "text/plain", b"kuiperbelt.conn.current\t"),
         ("?format=xml", "application/json", b'{"connections":'),
     ],
 )
@@ -60,6 +61,7 @@ async def test_send_and_close_to_nobody() -> None:
         ("POST", [KEY], b"\xff", 400, b"expected UTF-8"),
         ("POST", [KEY], b"x" * 101, 413, b"at most 100 bytes"),
         ("POST", [KEY, (b"content-length", b"101")], b"", 413, b"at most 100 bytes"),
+        ("POST", [KEY, (b"content-length", b"0" * 5000 + b"1")], b"", 413, b"at most 100 bytes"),
         ("POST", [KEY, (b"x-forwarded-for", b"1.2.3.4")], b"x", 403, b"not allowed"),
     ],
 )

@@ -17,9 +17,8 @@ class Command(BaseCommand):
 
         config = conf.options()
         try:
-            server.run(application, config)
+            listener = server.listen(config)
         except OSError as error:
-            where = config.sock or f"port {config.port}"
-            raise CommandError(
-                f"can't listen on {where}: {os.strerror(error.errno) if error.errno else error}"
-            ) from error
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+            raise CommandError(f"can't listen on {server.where(config)}: {reason}") from error
+        server.run(application, listener, config)
