@@ -4,7 +4,6 @@
 kbproject/settings.py calls it with the real environment; everyone else reads `options()`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 from django.conf import settings
 
-from proxy import values
+from proxy import config_template, values
 from proxy.forwarding import Network
 
 _MISSING = object()
@@ -202,7 +201,7 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
         with open(name, encoding="utf-8") as file:
             source = file.read()
         # Scalars stay the text they are, as in Go: a header's value 1.10 isn't the number 1.1.
-        document = yaml.load(_expand(source, environ, problems), Loader=yaml.BaseLoader)  # noqa: S506  makes text only
+        document = yaml.load(_expanded(source, environ, problems), Loader=yaml.BaseLoader)  # noqa: S506  makes text only
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:
@@ -214,29 +213,10 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
     return {}
 
 
-_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}")
-_CALL = re.compile(r'(env|must_env)((?:\s+(?:"[^"]*"|`[^`]*`))+)')
-_STRING = re.compile(r'"([^"]*)"|`([^`]*)`')
-
-
-def _expand(source: str, environ: Mapping[str, str], problems: list[Problem]) -> str:
-    """kuiperbelt's template functions: `env` takes names to try and last a default, `must_env` one name."""
-
-    def replace(match: re.Match[str]) -> str:
-        call = _CALL.fullmatch(match[1])
-        names = [text or raw for text, raw in _STRING.findall(call[2])] if call else []
-        if not call or (call[1] == "must_env" and len(names) != 1):
-            expected = '{{ env "NAME" "default" }} or {{ must_env "NAME" }}'
-            problems.append(Problem("EKBO_CONFIG", expected, match[0]))
-            return ""
-        if call[1] == "must_env" and names[0] not in environ:
-            problems.append(Problem("EKBO_CONFIG", f"the environment variable {names[0]} (must_env)", "nothing"))
-            return ""
-        if call[1] == "must_env":
-            return environ[names[0]]
-        return next((environ[name] for name in names if environ.get(name)), names[-1])
-
-    return _ACTION.sub(replace, source)
+def _expanded(source: str, environ: Mapping[str, str], problems: list[Problem]) -> str:
+    text, mistakes = config_template.expand(source, environ)
+    problems += [Problem("EKBO_CONFIG", expected, found) for expected, found in mistakes]
+    return text
 
 
 def _flatten(document: dict[str, Any]) -> dict[str, Any]:

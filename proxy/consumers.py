@@ -16,7 +16,7 @@ from channels.consumer import AsyncConsumer
 from proxy import callbacks, delivery, handshake, idle, lifespan
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
-from proxy.exceptions import CallbackError, ConnectRefused, SessionClosed
+from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
 from proxy.layers import Event, Outcome
 from proxy.outbound import Outbound
@@ -87,8 +87,7 @@ class SessionConsumer(AsyncConsumer):
             elif await self.open(accepted):
                 await self.read(receive)
         except asyncio.CancelledError:
-            # daphne cancels at SIGTERM and waits, so the clean-up below still runs; it also cancels what goes on for
-            # long after a disconnect. Elsewhere it is a forced stop.
+            # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
             self.end(SHUTDOWN if self.transport.is_shutting_down() else LOST)
         except SessionClosed:
             self.leave(LOST)
@@ -100,8 +99,6 @@ class SessionConsumer(AsyncConsumer):
             self.outbound.drop(None)
             stats.connections -= 1
             await asyncio.shield(lifespan.clean_up(self.clean_up()))
-
-    # Handshake
 
     async def register(self) -> None:
         """From here on /send finds this session, and an older one of the same key is gone."""
@@ -160,10 +157,9 @@ class SessionConsumer(AsyncConsumer):
         reply = await callbacks.client().receive(self.session, frame)
         if reply and not self.ended:
             try:
-                room = self.push(reply)
-                if room:
+                if room := self.push(reply):
                     await room
-            except SessionClosed:
+            except DeliveryError:
                 stats.message_errors += 1
 
     # Backend -> client: events of `delivery`, called by the channel layer in the sender's turn

@@ -117,8 +117,6 @@ class WebSocketProtocol(FlowControlled):
         self._end(LOST)
         self.close_transport()
 
-    # ASGI
-
     async def receive(self) -> Message:
         while not self._events:
             self._event_added = self.loop.create_future()
@@ -224,8 +222,6 @@ class WebSocketProtocol(FlowControlled):
             return  # our own Close isn't answered yet
         self.close_transport()
 
-    # The transport
-
     def connection_lost(self, error: Exception | None) -> None:
         self._serving.state.connections.discard(cast(Any, self))
         self._end(LOST)
@@ -235,8 +231,6 @@ class WebSocketProtocol(FlowControlled):
         # Not while our answers aren't taken: a flood of pings would pile up pongs. What comes after the end is read to
         # find the client's Close, and thrown away.
         return self.ended or not (self._events or self.blocked)
-
-    # Called from outside
 
     def on_ping_due(self) -> None:
         """The keep-alive's turn: ping, or give a client up that sent nothing since the last one."""
