@@ -111,6 +111,7 @@ async def test_conformance(kind: str, servers: Servers, backend: Backend, tmp_pa
         bare_results = await results(f"ws://127.0.0.1:{port}/connect")
     print(f"{len(ours)} cases; failed: ours {failed(ours)}, bare {failed(bare_results)}")
     assert len(ours) >= AT_LEAST
-    assert not ours["1.1.2"], "not even a simple echo works"
     assert ours.keys() == bare_results.keys()
-    assert not {case: wrong for case, wrong in ours.items() if wrong and not bare_results[case]}
+    # What the bare server fails isn't ours to mend, but it is known: a broken bare server would excuse everything.
+    assert failed(ours) == {"uvicorn": ["7.1.5"], "daphne": []}[kind]
+    assert set(failed(ours)) <= set(failed(bare_results))

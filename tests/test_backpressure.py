@@ -61,7 +61,7 @@ async def closed_as_slow(kind: str, server: Server, backend: Backend, key: str) 
     assert (await send(server, key)).body == not_found(key)
     (event,) = await backend.wait("/close", key, timeout=12)
     assert event.one("X-Kuiperbelt-Close-Reason") == "slow"
-    assert event.one("X-Kuiperbelt-Close-Code") in (("1013",) if kind == "uvicorn" else ("1013", "4013"))
+    assert event.one("X-Kuiperbelt-Close-Code") == "1013"
     await backend.quiet("/close", key, 1)
 
 
@@ -119,6 +119,22 @@ async def test_blocked_for_too_long(kind: str, servers: Servers, backend: Backen
         await closed_as_slow(kind, server, backend, key)
 
 
+async def test_a_steady_reader_is_not_slow(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """A client that reads all the time, but slower than is sent, stays: its socket is never blocked for long."""
+    server = await servers.get(kind, TIMED)
+    async with RawWebSocket.connected(server, key, receive_buffer=BUFFER) as raw:
+        await backend.wait("/establish", key)
+
+        async def push() -> list[bytes]:
+            return [(await send(server, key, frame(number), timeout=30)).body for number in range(150)]
+
+        pushing = asyncio.create_task(push())
+        for number in range(150):  # 10 MiB in 3 s, three times as long as a session may be blocked
+            assert int((await raw.frame())[1][:8]) == number
+            await asyncio.sleep(0.02)
+        assert set(await pushing) == {OK}
+
+
 async def test_many_wait(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """All that wait for a blocked session are answered when it is closed."""
     server = await servers.get(kind, TIMED)
@@ -128,8 +144,10 @@ async def test_many_wait(kind: str, servers: Servers, backend: Backend, key: str
             tasks = [group.create_task(send(server, key, b"w" * 1_000_000)) for _ in range(40)]
         bodies = {task.result().body for task in tasks}
         closed = failure(key, "kuiperbelt: session is closed")
-        assert closed in bodies
-        assert bodies <= {OK, closed, not_found(key)}
+        # One that has waited as long as a session may be blocked, while the kernel took a little now and then.
+        waited = failure(key, "context deadline exceeded")
+        assert bodies & {closed, waited}
+        assert bodies <= {OK, closed, waited, not_found(key)}
         await closed_as_slow(kind, server, backend, key)
 
 

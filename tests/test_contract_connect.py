@@ -26,7 +26,6 @@ from tests.vectors import (
     filled_bytes,
     filled_headers,
     rows,
-    statuses,
 )
 from tests.vectors_connect import ANSWERS, BEFORE, CALLBACK, CONFIGURED, ORIGINS
 
@@ -90,7 +89,7 @@ async def test_answer(
             await no_more_frames(raw)
             assert len(backend.seen("/connect", asked_key)) == 1
             return
-    assert response.status in statuses(expected.status), response
+    assert response.status == expected.status, response
     if expected.body is not None:
         assert response.body == expected.body
     for name, value in expected.headers.items():
@@ -210,8 +209,8 @@ async def test_establish_fails(kind: str, answer: Answer, servers: Servers, back
         end = await ending(connection)
     assert (end.code, end.frames) == (code, [])
     (event,) = await backend.wait("/close", key)
-    assert event.one("X-Kuiperbelt-Close-Code") in ("1011", str(code))
-    assert event.one("X-Kuiperbelt-Close-Reason") in ("error", "handshake")
+    assert event.one("X-Kuiperbelt-Close-Code") == "1011"
+    assert event.one("X-Kuiperbelt-Close-Reason") == "handshake"
     await nobody_registered(server, key)
 
 

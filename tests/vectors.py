@@ -99,7 +99,7 @@ class Opened:
 class Refused:
     """An answer other than 101."""
 
-    status: int | tuple[int, ...]
+    status: int
     body: bytes | None = None
     """None: any."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Ended:
 class Reply:
     """The answer of the API, and what came to the two sessions: nothing unless it is said."""
 
-    status: int | tuple[int, ...]
+    status: int
     body: bytes | None = None
     """None: `{"errors":[{"error":TEXT}],"result":"NG"}` with any text."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -152,8 +152,3 @@ class Reply:
     b: tuple[Frame, ...] = ()
     a_ended: Ended | None = None
     b_ended: Ended | None = None
-
-
-def statuses(status: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The statuses that are right."""
-    return status if isinstance(status, tuple) else (status,)

@@ -1,0 +1,121 @@
+"""Ends that race with something else: each auth 200 has one close event, nobody else is harmed; on every server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.backend import Answer, Backend, reset, welcome
+from tests.clients import RawWebSocket, client, close, ending, receive, send
+from tests.servers import Servers
+from tests.vectors_api import OK, not_found
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+SESSIONS = 10
+
+
+@pytest.mark.parametrize(("quiet", "frames"), [(3.0, 0), (0.2, 5)], ids=["quiet", "frames waiting"])
+async def test_shutdown_tells_the_backend_of_everyone(
+    kind: str, quiet: float, frames: int, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+) -> None:
+    """However long nothing happened before SIGTERM, and though frames wait for a slow receive callback."""
+    server = await servers.start(kind)
+    keys = [fresh("end") for _ in range(SESSIONS)]
+    async with contextlib.AsyncExitStack() as stack:
+        for key in keys:
+            backend.on("/receive", key, Answer(delay=2.0))
+            backend.on("/close", key, Answer(delay=0.3))
+            connection = await stack.enter_async_context(client(server, key))
+            for _ in range(frames):
+                await connection.send("waits")
+        await asyncio.sleep(quiet)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        for key in keys:
+            (event,) = await backend.wait("/close", key, timeout=10)
+            assert event.one("X-Kuiperbelt-Close-Reason") == "shutdown"
+        await server.process.wait()
+        assert time.monotonic() - began < 8
+        assert server.process.returncode == 0
+
+
+async def test_a_handshake_whose_client_has_gone_replaces_nobody(
+    kind: str, servers: Servers, backend: Backend, key: str
+) -> None:
+    """The newest connection owns the key, and that isn't one which nobody waits for any more."""
+    server = await servers.get(kind)
+    backend.on("/connect", key, welcome(key, delay=0.6))
+    async with RawWebSocket.open(server) as raw:
+        raw.writer.write(raw.encode("GET", f"/connect?key={key}", HANDSHAKE))
+        await backend.wait("/connect", key)
+        reset(raw.writer)
+    backend.on("/connect", key, welcome(key))
+    async with client(server, key) as connection:
+        (event,) = await backend.wait("/close", key)
+        assert event.one("X-Kuiperbelt-Close-Reason") == "handshake"
+        assert (await send(server, key, b"still here")).body == OK
+        assert await receive(connection) == "still here"
+
+
+async def test_a_session_whose_socket_has_gone_does_not_stop_its_successor(
+    kind: str, servers: Servers, backend: Backend, key: str
+) -> None:
+    """A client that vanished during establish comes back: 101, and each of its connections has one close event."""
+    server = await servers.get(kind)
+    backend.on("/establish", key, Answer(delay=1.0))
+    async with RawWebSocket.connected(server, key) as raw:
+        await backend.wait("/establish", key)
+        reset(raw.writer)
+    await asyncio.sleep(0.1)
+    backend.on("/establish", key, Answer())
+    async with client(server, key) as connection:
+        await backend.wait("/close", key)
+        assert (await send(server, key, b"back")).body == OK
+        assert await receive(connection) == "back"
+    await backend.wait("/close", key, 2)
+
+
+async def test_idle_sessions_end_though_one_has_vanished(
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+) -> None:
+    """A session that is idle and has no socket any more doesn't keep the others from being ended."""
+    server = await servers.get(kind, {"EKBO_IDLE_TIMEOUT": "600ms"})
+    gone, stays = fresh("gone"), fresh("stays")
+    backend.on("/establish", gone, Answer(delay=1.5))
+    async with client(server, stays) as connection:
+        async with RawWebSocket.connected(server, gone) as raw:
+            await backend.wait("/establish", gone)
+            reset(raw.writer)
+        assert (await ending(connection)).code == 4002
+    await backend.wait("/close", gone)
+
+
+async def test_close_of_a_session_whose_socket_has_gone(
+    kind: str, servers: Servers, backend: Backend, key: str
+) -> None:
+    """The last frame can't be written, which the answer says; then the close event comes, unless Close was taken."""
+    server = await servers.get(kind)
+    backend.on("/establish", key, Answer(delay=1.0))
+    async with RawWebSocket.connected(server, key) as raw:
+        await backend.wait("/establish", key)
+        reset(raw.writer)
+    await asyncio.sleep(0.2)
+    answer = await close(server, key, b"bye")
+    assert b'"kuiperbelt: session is closed"' in answer.body
+    (event,) = await backend.wait("/close", key)
+    assert event.one("X-Kuiperbelt-Close-Reason") == "lost"
+    assert (await send(server, key)).body == not_found(key)
+
+
+HANDSHAKE = [
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ("Sec-WebSocket-Version", "13"),
+]
