@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from proxy.conf import Options
 from proxy.keepalive import KeepAlive
+from proxy.protocol import header_values
 from proxy.websocket import Serving, WebSocketProtocol
 
 BACKLOG = 2048
@@ -55,6 +56,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._reading_head = False
         super().on_headers_complete()
+
+    def _get_upgrade(self) -> bytes | None:
+        # uvicorn's looks at the last Connection line only, where there may be several (RFC 9110 section 5.3).
+        tokens = b",".join(header_values(self.headers, b"connection")).lower().split(b",")
+        if b"upgrade" not in map(bytes.strip, tokens):
+            return None
+        return b",".join(header_values(self.headers, b"upgrade")).lower()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -77,3 +77,24 @@ async def test_try_it_by_hand() -> None:
         for process in (proxy, backend):
             process.terminate()
             await process.wait()
+
+
+async def test_the_daphne_line() -> None:
+    port, backend_port = free_port(), free_port()
+    (line,) = [line for block in blocks() for line in block.splitlines() if "bin/daphne" in line]
+    flags = line.split()[1:]
+    flags[flags.index("9180")] = str(port)
+    environ = {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend_port}/connect"}
+    backend = await asyncio.create_subprocess_exec(sys.executable, "examples/hello.py", str(backend_port), cwd=ROOT)
+    proxy = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "daphne", *flags, cwd=ROOT, env={**os.environ, **environ}
+    )
+    try:
+        await ready(port)
+        await ready(backend_port)
+        async with connect(f"ws://127.0.0.1:{port}/connect?user=bob") as bob:
+            assert await bob.recv() == "hello bob"
+    finally:
+        for process in (proxy, backend):
+            process.terminate()
+            await process.wait()

@@ -213,6 +213,16 @@ async def test_a_flood_of_pings_from_a_client_that_does_not_read_is_not_answered
         await asyncio.sleep(0.01)
 
 
+async def test_connection_may_stand_on_several_lines() -> None:
+    async with serving(Application()) as (_, port):
+        for lines in (b"Upgrade\r\nConnection: keep-alive", b"keep-alive\r\nConnection: upgrade"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST.replace(b"Connection: Upgrade", b"Connection: " + lines))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            writer.close()
+            await writer.wait_closed()
+
+
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
