@@ -4,6 +4,7 @@ The consumer owns one per connection; see the contract's "Back-pressure". A mess
 """
 
 import asyncio
+import contextlib
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -119,7 +120,8 @@ class Outbound:
                 backlog.writer.cancel()
         if close:
             self._transport.unblock()
-            self._write(close, 0)
+            with contextlib.suppress(SessionClosed):  # gone in the meantime, which ends it as well
+                self._write(close, 0)
 
     def _write(self, message: Message, size: int) -> None:
         if self._backlog is not None:

@@ -119,6 +119,18 @@ async def test_blocked_too_long() -> None:
         client.push("d")
 
 
+async def test_blocked_too_long_by_a_socket_that_then_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(blocked=0.05)
+    client.socket.block()
+    client.push("a")
+    client.socket.broken = True
+    await asyncio.sleep(0.2)
+    assert client.slow == 1
+    assert not caplog.records  # no exception that nobody retrieves
+    with pytest.raises(SessionClosed):
+        client.push("b")
+
+
 async def test_backlog_over_its_limit_ends_waiting_senders_too() -> None:
     client = Client(backlog=10)
     client.socket.block()
