@@ -73,9 +73,9 @@ class Outbound:
     def push(self, message: Message, size: int, timeout: float = 0.0) -> asyncio.Future[None] | None:
         """Take a message of `size` bytes; None when it is written or queued.
 
-        With a full queue the future ends when there was room, or with SendTimeout after `timeout` seconds; without a
-        time-out of its own it waits no longer than a session may be blocked, though the client reads a little now and
-        then. Raises SessionClosed, as does the future when the session ends meanwhile.
+        With a full queue the future ends when there was room, or with SendTimeout after `timeout` seconds. Without a
+        time-out it waits as long as a session may be blocked; a client that reads too little for that is slow as well.
+        Raises SessionClosed, as does the future when the session ends meanwhile.
         """
         if self._closed:
             raise SessionClosed
@@ -177,9 +177,11 @@ class Outbound:
         backlog = self._backlog
         assert backlog is not None
         backlog.waiting.append(waiter)
-        # Later than the writer's own limit, which is the better answer where the client doesn't read at all.
-        limit = timeout or self._options.blocked_timeout + 0.1
-        timer = waiter.room.get_loop().call_later(limit, _time_out, waiter.room)
+        loop = waiter.room.get_loop()
+        if timeout:
+            timer = loop.call_later(timeout, _time_out, waiter.room)
+        else:  # a little later than the writer's own limit, so that one of them ends the session
+            timer = loop.call_later(self._options.blocked_timeout + 0.1, self._give_up, waiter.room)
 
         def settle(room: asyncio.Future[None]) -> None:
             timer.cancel()
@@ -188,6 +190,10 @@ class Outbound:
 
         waiter.room.add_done_callback(settle)
         return waiter.room
+
+    def _give_up(self, room: asyncio.Future[None]) -> None:
+        if not room.done():
+            self._on_slow()
 
     @staticmethod
     def _fail_waiting(backlog: _Backlog) -> None:

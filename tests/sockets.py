@@ -15,6 +15,8 @@ class Socket:
         self.writable = asyncio.Event()
         self.writable.set()
         self.broken = False
+        self.takes_one = False
+        """Blocked again after each message."""
         self.transport = SocketTransport(self)
 
     async def send(self, message: Message) -> None:
@@ -22,6 +24,8 @@ class Socket:
         if self.broken:
             raise ConnectionGone
         self.written.append(message)
+        if self.takes_one:
+            self.block()
 
     def block(self) -> None:
         self.writable.clear()

@@ -144,10 +144,8 @@ async def test_many_wait(kind: str, servers: Servers, backend: Backend, key: str
             tasks = [group.create_task(send(server, key, b"w" * 1_000_000)) for _ in range(40)]
         bodies = {task.result().body for task in tasks}
         closed = failure(key, "kuiperbelt: session is closed")
-        # One that has waited as long as a session may be blocked, while the kernel took a little now and then.
-        waited = failure(key, "context deadline exceeded")
-        assert bodies & {closed, waited}
-        assert bodies <= {OK, closed, waited, not_found(key)}
+        assert closed in bodies
+        assert bodies <= {OK, closed, not_found(key)}
         await closed_as_slow(kind, server, backend, key)
 
 

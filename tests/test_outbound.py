@@ -119,6 +119,22 @@ async def test_blocked_too_long() -> None:
         client.push("d")
 
 
+async def test_a_client_that_reads_too_little_is_slow_too() -> None:
+    """The socket is never blocked for long, but a sender would wait for ever so long."""
+    client = Client(blocked=0.15, backlog=1000)
+    client.socket.takes_one = True
+    client.push("written")
+    client.push("in hand")
+    waiting = [client.push(str(number)) for number in range(8)]
+    for _ in range(5):
+        await asyncio.sleep(0.1)
+        client.socket.free()
+    results = await asyncio.gather(*filter(None, waiting), return_exceptions=True)
+    assert client.slow == 1
+    assert results[0] is None
+    assert isinstance(results[-1], SessionClosed)
+
+
 async def test_blocked_too_long_by_a_socket_that_then_breaks(caplog: pytest.LogCaptureFixture) -> None:
     client = Client(blocked=0.05)
     client.socket.block()
