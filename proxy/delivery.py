@@ -18,7 +18,7 @@ from proxy.layers import Event, LocalChannelLayer, Outcome
 from proxy.protocol import Failure, Frame
 from proxy.stats import stats
 
-# Handler names on the consumer, by Channels' rule: dots become underscores.
+# The layer's events; the consumer has a handler for each.
 SEND = "session.send"
 CLOSE = "session.close"
 REPLACE = "session.replace"

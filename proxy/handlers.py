@@ -35,7 +35,7 @@ class ClientHungUp(Exception):
 class ProxyRequest(ASGIRequest):
     """A request whose body is read by the view, and never over a limit.
 
-    Django's own parsing is half of what a push costs, so it is done only when a view asks for something of it.
+    Django's own parsing costs more than the views need, so it is done only when one asks for something of it.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:

@@ -187,5 +187,7 @@ def run(application: Any, listener: socket.socket, options: Options) -> None:
 
 def where(options: Options, address: Any = None) -> str:
     """In words, where the options say that is listened; `address` is the bound one, of which the port counts."""
+    if options.sock:
+        return options.sock
     port = address[1] if address else options.port
-    return options.sock or f"{options.host or 'all addresses'} port {port}"
+    return f"{options.host or 'all addresses'} port {port}"

@@ -8,15 +8,13 @@ The consumer and its Outbound use a Transport instead of asking which server the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from proxy import lifespan
 from proxy.protocol import Frame, Message
-
-Send = Callable[[Message], Awaitable[None]]
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
 _PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1009})

@@ -12,12 +12,20 @@ import pytest
 
 from tests.backend import Answer, Backend, reset, welcome
 from tests.clients import RawWebSocket, client, close, ending, receive, send
-from tests.servers import Servers
+from tests.servers import Server, Servers
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
 SESSIONS = 10
+
+
+async def vanish(server: Server, backend: Backend, key: str, delay: float = 1.0) -> None:
+    """A client that connects as `key` and is reset while the establish callback takes its time."""
+    backend.on("/establish", key, Answer(delay=delay))
+    async with RawWebSocket.connected(server, key) as raw:
+        await backend.wait("/establish", key)
+        reset(raw.writer)
 
 
 @pytest.mark.parametrize(("quiet", "frames"), [(3.0, 0), (0.2, 5)], ids=["quiet", "frames waiting"])
@@ -68,10 +76,7 @@ async def test_a_session_whose_socket_has_gone_does_not_stop_its_successor(
 ) -> None:
     """A client that vanished during establish comes back: 101, and each of its connections has one close event."""
     server = await servers.get(kind)
-    backend.on("/establish", key, Answer(delay=1.0))
-    async with RawWebSocket.connected(server, key) as raw:
-        await backend.wait("/establish", key)
-        reset(raw.writer)
+    await vanish(server, backend, key)
     await asyncio.sleep(0.1)
     backend.on("/establish", key, Answer())
     async with client(server, key) as connection:
@@ -87,11 +92,8 @@ async def test_idle_sessions_end_though_one_has_vanished(
     """A session that is idle and has no socket any more doesn't keep the others from being ended."""
     server = await servers.get(kind, {"EKBO_IDLE_TIMEOUT": "600ms"})
     gone, stays = fresh("gone"), fresh("stays")
-    backend.on("/establish", gone, Answer(delay=1.5))
     async with client(server, stays) as connection:
-        async with RawWebSocket.connected(server, gone) as raw:
-            await backend.wait("/establish", gone)
-            reset(raw.writer)
+        await vanish(server, backend, gone, 1.5)
         assert (await ending(connection)).code == 4002
     await backend.wait("/close", gone)
 
@@ -101,10 +103,7 @@ async def test_close_of_a_session_whose_socket_has_gone(
 ) -> None:
     """The last frame can't be written, which the answer says; then the close event comes, unless Close was taken."""
     server = await servers.get(kind)
-    backend.on("/establish", key, Answer(delay=1.0))
-    async with RawWebSocket.connected(server, key) as raw:
-        await backend.wait("/establish", key)
-        reset(raw.writer)
+    await vanish(server, backend, key)
     await asyncio.sleep(0.2)
     answer = await close(server, key, b"bye")
     assert b'"kuiperbelt: session is closed"' in answer.body

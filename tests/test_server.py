@@ -32,6 +32,11 @@ def test_a_unix_socket_that_a_dead_process_left_is_replaced(tmp_path: Path) -> N
         server.listen(options)
 
 
+def test_where_names_a_socket_of_any_length() -> None:
+    assert server.where(Options(sock="s"), "s") == "s"
+    assert server.where(Options(host="::1"), ("::1", 5, 0, 0)) == "::1 port 5"
+
+
 def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
     file = tmp_path / "proxy.sock"
     file.write_text("precious")
