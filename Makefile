@@ -37,7 +37,7 @@ demo: run ## the same as `make run`
 lock: $(VENV)/run.stamp ## pin the newest versions that requirements*.in allow
 	$(BIN)/pip install --quiet pip-tools
 	for file in requirements examples/chat/requirements requirements-dev; do \
-		CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+		CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-strip-extras \
 			--no-emit-index-url --no-emit-trusted-host --no-emit-options -o $$file.txt $$file.in || exit 1; \
 	done
 
