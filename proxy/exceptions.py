@@ -11,7 +11,11 @@ KuiperbeltError
 ├── DeliveryError                one session didn't get its frame; the text is the contract's
 │   ├── SessionNotFound
 │   ├── SessionClosed
-│   └── SendTimeout
+│   ├── SendTimeout
+│   ├── SessionTaken             a connection may not have a key that another has (duplicate_session: reject)
+│   ├── ClusterUnreachable       Redis can't be asked; nothing was sent
+│   └── NoAnswer                 the event was sent, but the process that has the session didn't answer in time
+│       └── ClusterLost          the same, because Redis went away meanwhile
 ├── ConnectRefused               a handshake is refused; carries the answer for the client
 └── CallbackError                the backend didn't answer a callback as it should
 
@@ -84,6 +88,22 @@ class SessionClosed(DeliveryError):
 
 class SendTimeout(DeliveryError):
     text = "context deadline exceeded"
+
+
+class SessionTaken(DeliveryError):
+    text = "kuiperbelt: session is taken"
+
+
+class ClusterUnreachable(DeliveryError):
+    text = "kuiperbelt: cluster is unreachable"
+
+
+class NoAnswer(DeliveryError):
+    text = "kuiperbelt: no answer, the message may have been delivered"
+
+
+class ClusterLost(NoAnswer):
+    """Redis didn't confirm what was sent to it."""
 
 
 class ConnectRefused(KuiperbeltError):

@@ -15,6 +15,8 @@ import yaml
 from proxy.forwarding import Network
 from proxy.origins import POLICIES, normalise_origin
 
+DUPLICATE_POLICIES = ("replace", "reject", "join")
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
@@ -140,6 +142,51 @@ def networks(value: Any) -> tuple[Network, ...]:
         return tuple(ip_network(item) for item in _items(value, expected))
     except ValueError:
         raise ValueError(expected) from None
+
+
+def redis_urls(value: Any) -> tuple[str, ...]:
+    expected = "URLs like redis://host:6379/0 or rediss://:password@host, separated by commas"
+    urls = tuple(_items(value, expected))
+    try:
+        known = all(
+            (parts := urlsplit(item)).scheme in ("redis", "rediss", "unix")
+            and (parts.path if parts.scheme == "unix" else parts.hostname)
+            and parts.port != 0
+            and (parts.scheme == "unix" or re.fullmatch(r"(/\d*)?", parts.path))
+            for item in urls
+        )
+    except ValueError:
+        known = False
+    if not known or len(set(urls)) < len(urls):
+        raise ValueError(expected)
+    return urls
+
+
+def redis_prefix(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z\-_.:]{1,64}", value):
+        return value
+    raise ValueError("1-64 letters, digits, or one of - _ . :")
+
+
+def addresses(value: Any) -> tuple[tuple[str, int], ...]:
+    expected = "addresses like sentinel-1:26379, [::1]:26379, separated by commas"
+    found: list[tuple[str, int]] = []
+    for item in _items(value, expected):
+        try:
+            parts = urlsplit(f"//{item}")
+            port = 26379 if parts.port is None else parts.port
+        except ValueError:
+            raise ValueError(expected) from None
+        if not parts.hostname or port == 0 or parts.path or parts.username:
+            raise ValueError(expected)
+        found.append((parts.hostname, port))
+    return tuple(found)
+
+
+def duplicate_session(value: Any) -> str:
+    if value in DUPLICATE_POLICIES:
+        return str(value)
+    raise ValueError(", ".join(DUPLICATE_POLICIES[:-1]) + f" or {DUPLICATE_POLICIES[-1]}")
 
 
 def secrets(value: Any) -> tuple[str, ...]:

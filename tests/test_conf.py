@@ -106,7 +106,7 @@ def test_all_errors_in_one_report(tmp_path: Path) -> None:
         "EKBO_SEND_TIMEOUT: expected a duration like 0, 500ms, 10s or 1m30s, found 'soon'",
         "expected the environment variable NOWHERE (must_env), found nothing",
         "callback.connect (EKBO_CONNECT_CALLBACK_URL): expected the backend's auth URL, found nothing",
-        "five different paths",
+        "six different paths",
     ):
         assert expected in report
     assert "10 problem(s)" in report
@@ -158,3 +158,31 @@ def test_every_option_is_in_the_readme() -> None:
         row = f"| `{spec.metadata['key']}` | `{spec.metadata['variable']}` |"
         (found,) = [line for line in readme.splitlines() if line.startswith(row)]
         assert found.endswith(f"| {spec.metadata['meaning']} |")
+
+
+def test_redis(tmp_path: Path) -> None:
+    options, problems = load_yaml(tmp_path, "redis:\n  url: redis://a\n  prefix: chat", **CONNECT)
+    assert not problems
+    assert (options.redis_url, options.redis_prefix, options.reply_timeout) == (("redis://a",), "chat", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("environ", "where"),
+    [
+        ({"EKBO_REDIS_SENTINELS": "a:26379"}, "redis.sentinels, redis.master"),
+        ({"EKBO_REDIS_MASTER": "main"}, "redis.sentinels, redis.master"),
+        (
+            {
+                "EKBO_REDIS_SENTINELS": "a",
+                "EKBO_REDIS_MASTER": "main",
+                "EKBO_REDIS_URL": "redis://:p@a,redis://:p@b",
+            },
+            "redis.url",
+        ),
+        ({"EKBO_REDIS_URL": "redis://:hunter2@a/x"}, "EKBO_REDIS_URL"),
+    ],
+)
+def test_redis_refused(environ: dict[str, str], where: str) -> None:
+    _, problems = conf.load(CONNECT | environ)
+    assert [problem.where for problem in problems] == [where]
+    assert "hunter2" not in conf.report(problems)

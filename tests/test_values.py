@@ -33,6 +33,15 @@ from proxy import values
         (values.header_map, "{X-V: 1.10, X-Zip: 0123, X-On: on}", (("X-V", "1.10"), ("X-Zip", "0123"), ("X-On", "on"))),
         (values.header_map, {"X-Foo": "1", "X-Bar": ""}, (("X-Foo", "1"), ("X-Bar", ""))),
         (values.secrets, "0123456789abcdef, fedcba9876543210", ("0123456789abcdef", "fedcba9876543210")),
+        (values.redis_urls, "redis://a:7000/1, rediss://:p@b", ("redis://a:7000/1", "rediss://:p@b")),
+        (values.redis_urls, "unix:///run/redis.sock", ("unix:///run/redis.sock",)),
+        (values.redis_prefix, "chat.eu-1", "chat.eu-1"),
+        (
+            values.addresses,
+            "sentinel-1, 10.0.0.1:7000,[::1]:26379",
+            (("sentinel-1", 26379), ("10.0.0.1", 7000), ("::1", 26379)),
+        ),
+        (values.duplicate_session, "reject", "reject"),
         (values.origin_policy, "same_origin", values.OriginPolicy("same_origin")),
         (
             values.origin_policy,
@@ -89,6 +98,17 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
         (values.origin_policy, "same_site"),
         (values.origin_policy, []),
         (values.origin_policy, ["https://a.example/path"]),
+        (values.redis_urls, "a:6379"),
+        (values.redis_urls, "http://a"),
+        (values.redis_urls, "redis://"),
+        (values.redis_urls, "redis://a:b"),
+        (values.redis_urls, "redis://a/db"),
+        (values.redis_urls, "redis://a,redis://a"),
+        (values.redis_prefix, "a b"),
+        (values.addresses, "a:port"),
+        (values.addresses, "a:0"),
+        (values.addresses, "a/b"),
+        (values.duplicate_session, "oldest"),
     ],
 )
 def test_values_refused(parse: Callable[[Any], Any], value: Any) -> None:
@@ -102,6 +122,7 @@ def test_whatever_is_written_gives_a_value_or_a_value_error(value: Any) -> None:
     parsers = [
         values.duration, values.boolean, values.port, values.count, values.size, values.path, values.url,
         values.header_name, values.header_map, values.networks, values.secrets, values.origin_policy, values.text,
+        values.redis_urls, values.redis_prefix, values.addresses, values.duplicate_session,
     ]  # fmt: skip
     for parse in parsers:
         with contextlib.suppress(ValueError):
