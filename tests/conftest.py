@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.backend import Backend
+from tests.redis_servers import RedisServer
 from tests.servers import KINDS, Servers
 
 
@@ -28,6 +29,13 @@ async def servers(backend: Backend, tmp_path_factory: pytest.TempPathFactory) ->
     await servers.stop()
     complaints = servers.complaints()
     assert not complaints, "\n\n".join(complaints)
+
+
+@pytest.fixture(scope="session")
+async def redis() -> AsyncIterator[RedisServer]:
+    """A Redis for tests that leave it as it is; `RedisServer.running` is for those that kill, stop or configure it."""
+    async with RedisServer.running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,21 @@ set -eu
 
 packages=""
 command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
+command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
+command -v nginx >/dev/null 2>&1 || packages="$packages nginx-light"
 
 [ -n "$packages" ] || exit 0
 install="apt-get update && apt-get install --yes --no-install-recommends$packages"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing:$packages"
+    # Debian starts the services of what it installs. The tests start their own servers and want no others, so unless
+    # this machine has a policy already, it has this one meanwhile.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
     apt-get update --quiet --quiet
     # shellcheck disable=SC2086  # a list of words
     DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends $packages
