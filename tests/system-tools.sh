@@ -2,6 +2,7 @@
 # The tests need programs that pip can't install: install what is missing where that is allowed, else say how.
 set -eu
 
+PATH="$PATH:/usr/sbin" # where nginx is, though not for everybody
 packages=""
 command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
