@@ -10,11 +10,13 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Any
 
 import uvloop
 
-from .sockets import Client, Requests, Sender, Tally
+from .pacing import PacedRequests
+from .sockets import Client, ClosedLoop, Requests, Sender, Tally
 from .systems import SYSTEMS, System
 
 HANDSHAKE_SECONDS = 30.0
@@ -32,7 +34,8 @@ class Load:
         self.tally = Tally()
         self.clients: list[Client] = []
         self.keys: list[str] = []
-        self.senders: list[Sender] = []
+        self.senders: list[Sender] = []  # those of the coming phase
+        self.pools: dict[int, list[Sender]] = {}  # port -> its senders
 
     async def open(self, count: int, concurrency: int) -> dict[str, Any]:
         """Open `count` further clients, `concurrency` at a time."""
@@ -64,22 +67,33 @@ class Load:
         self.clients.append(client)
         self.keys.append(key)
 
-    async def connect_senders(self, count: int) -> dict[str, Any]:
-        """Have `count` senders connected, replacing those whose connection has ended."""
+    async def connect_senders(self, count: int, port: int | None) -> dict[str, Any]:
+        """Have `count` senders connected, replacing those whose connection has ended; None: the clients' port."""
         loop = asyncio.get_running_loop()
-        self.senders = [sender for sender in self.senders if not sender.lost]
+        port = port or self.port
+        self.senders = self.pools[port] = [sender for sender in self.pools.get(port, []) if not sender.lost]
         while len(self.senders) < count:
-            _, sender = await loop.create_connection(Sender, "127.0.0.1", self.port)
+            _, sender = await loop.create_connection(Sender, "127.0.0.1", port)
             self.senders.append(sender)
         return {"senders": len(self.senders)}
 
-    async def send(self, keys_per_send: int, size: int, seconds: float, cap: int) -> dict[str, Any]:
-        """Push from all senders for `seconds`, at most `cap` requests, and wait for the last frame to arrive."""
+    async def send(
+        self, keys_per_send: int, size: int, seconds: float, cap: int, rate: float | None = None
+    ) -> dict[str, Any]:
+        """Push from all senders for `seconds` and wait for the last frame to arrive.
+
+        With a rate, so many requests per second are due whatever the answers take; without, each sender sends as
+        soon as it is answered, at most `cap` requests altogether.
+        """
         step = min(keys_per_send, len(self.keys))
         batches = [self.keys[at : at + step] for at in range(0, len(self.keys) - step + 1, step)]
         self.tally.reset()
         start = time.perf_counter()
-        requests = Requests(self.system, batches, size, seconds, cap)
+        requests: Requests = (
+            PacedRequests(self.system, batches, size, seconds, rate)
+            if rate
+            else ClosedLoop(self.system, batches, size, seconds, cap)
+        )
         async with asyncio.timeout(seconds + HANDSHAKE_SECONDS):
             await asyncio.gather(*[sender.start(requests) for sender in self.senders])
         for _ in range(ARRIVAL_POLLS):
@@ -98,13 +112,15 @@ class Load:
             "seconds": elapsed,
             "p50_ms": percentile(latencies, 50) / 1e6,
             "p99_ms": percentile(latencies, 99) / 1e6,
+            "request_bytes": requests.size(),
+            "response_bytes": self.senders[0].usual_size,
         }
 
     async def close(self) -> dict[str, Any]:
         """Close all clients and senders."""
         for client in self.clients:
             client.close()
-        for sender in self.senders:
+        for sender in chain.from_iterable(self.pools.values()):
             sender.transport.close()
         await asyncio.sleep(0.2)
         return {"closed": len(self.clients)}

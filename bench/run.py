@@ -3,15 +3,36 @@
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .processes import Process, free_port
 from .systems import System, clean_environment
-from .work import Plan, Stage, works
+from .work import Plan, Stage, Work, works
 
-Round = dict[str, dict[str, float]]  # system name -> measure -> value
+Measures = dict[str, float]  # measure -> value
+Round = dict[str, Measures]  # by the name of the system
+
+
+def launch(
+    stack: ExitStack, command: Sequence[str], environment: Mapping[str, str] | None = None, *, pipes: bool = False
+) -> Process:
+    """Start a process that the stack ends, with variables beside those that are not the proxy's."""
+    process = Process(command, clean_environment() | dict(environment or {}), pipes=pipes)
+    stack.callback(process.stop)
+    return process
+
+
+def launch_backend(stack: ExitStack) -> str:
+    """Start a backend and return the URL of its connect callback."""
+    backend = launch(stack, [sys.executable, "-m", "bench.backend"], pipes=True)
+    return f"http://127.0.0.1:{int(backend.read_line(10))}/connect"
+
+
+def launch_load(stack: ExitStack, system: str, port: int) -> Process:
+    """Start a load process for a server's port."""
+    return launch(stack, [sys.executable, "-m", "bench.load", system, str(port)], pipes=True)
 
 
 @contextmanager
@@ -19,38 +40,35 @@ def started(system: System, plan: Plan) -> Iterator[Stage]:
     """Start a system with its backend and load process; end them all at the end, whatever happens."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-
-        def start(command: list[str], environment: dict[str, str], *, pipes: bool) -> Process:
-            process = Process(command, environment, pipes=pipes)
-            stack.callback(process.stop)
-            return process
-
-        plain = clean_environment()
-        backend = start([sys.executable, "-m", "bench.backend"], plain, pipes=True)
-        backend_url = f"http://127.0.0.1:{int(backend.read_line(10))}/connect"
+        backend_url = launch_backend(stack)
         port = free_port()
-        environment = plain | system.environment(port, backend_url, folder)
-        server = start(system.command(port), environment, pipes=False)
+        server = launch(stack, system.command(port), system.environment(port, backend_url, folder))
         server.wait_ready(port, system.ping_path)
-        load = start([sys.executable, "-m", "bench.load", system.name, str(port)], plain, pipes=True)
+        load = launch_load(stack, system.name, port)
         yield Stage(plan, server, load)
         load.ask(30, do="close")
 
 
+def take_turns(works: Mapping[str, Work]) -> Round:
+    """Do one kind of work for every system, in slices that go forward and backward through them."""
+    row = list(works.values())
+    for work in row:
+        work.begin()
+    for number in range(row[0].slices()):
+        for work in row if number % 2 == 0 else row[::-1]:
+            work.slice(number)
+    time.sleep(row[0].pause())
+    return {name: work.end() for name, work in works.items()}
+
+
 def measure(systems: list[System], plan: Plan) -> Round:
-    """Do all the work with freshly started systems, in slices that go forward and backward through the systems."""
+    """Do all the work with freshly started systems."""
     with ExitStack() as stack:
-        stages = [stack.enter_context(started(system, plan)) for system in systems]
-        measures: Round = {system.name: {} for system in systems}
-        for row in zip(*[works(stage) for stage in stages], strict=True):  # one kind of work, for every system
-            for work in row:
-                work.begin()
-            for number in range(row[0].slices()):
-                for work in row if number % 2 == 0 else row[::-1]:
-                    work.slice(number)
-            time.sleep(plan.settle)
-            for system, work in zip(systems, row, strict=True):
-                measures[system.name] |= work.end()
+        stages = {system.name: stack.enter_context(started(system, plan)) for system in systems}
+        measures: Round = {name: {} for name in stages}
+        for row in zip(*[works(stage) for stage in stages.values()], strict=True):
+            for name, found in take_turns(dict(zip(stages, row, strict=True))).items():
+                measures[name] |= found
         return measures
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from array import array
+from collections import deque
 from time import perf_counter_ns
 from typing import cast
 
@@ -107,28 +108,33 @@ class Client(asyncio.Protocol):
 
 
 class Requests:
-    """The work of one phase, shared by its senders: which requests, until when, and what became of them."""
+    """The requests of one phase, shared by its senders: what they say, and what became of them."""
 
-    def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, cap: int) -> None:
+    def __init__(self, system: System, batches: list[list[str]], size: int) -> None:
         self.system = system
         self.parts = [(*system.push(batch, size), len(batch)) for batch in batches]
         self.padding = b"x" * (size - MIN_SIZE)
-        self.deadline_ns = perf_counter_ns() + int(seconds * 1e9)
-        self.cap = cap
+        self.waiting: deque[Sender] = deque()  # senders that were told to wait
         self.requests = 0
         self.sent = 0  # messages: sessions named in requests
         self.refused = 0
         self.first_refusal = b""
 
     def next(self) -> bytes | None:
-        """Return the next request, or None if the phase is over."""
-        now = perf_counter_ns()
-        if now > self.deadline_ns or self.requests >= self.cap:
-            return None
+        """Return the next request, None if the phase is over, or nothing if the sender shall wait to be told."""
+        raise NotImplementedError
+
+    def make(self, time_ns: int) -> bytes:
+        """Return the next request with this time as its beginning."""
         before, after, keys = self.parts[self.requests % len(self.parts)]
         self.requests += 1
         self.sent += keys
-        return b"%b%b%019d%b%b" % (before, MARK, now, self.padding, after)
+        return b"%b%b%019d%b%b" % (before, MARK, time_ns, self.padding, after)
+
+    def size(self) -> int:
+        """Return the bytes of a request."""
+        before, after, _ = self.parts[0]
+        return len(before) + MIN_SIZE + len(self.padding) + len(after)
 
     def check(self, response: bytes) -> None:
         """Count the response if it is not a full success."""
@@ -137,8 +143,23 @@ class Requests:
             self.first_refusal = self.first_refusal or response[-200:]
 
 
+class ClosedLoop(Requests):
+    """For some seconds and up to `cap` of them, the next request follows as soon as a sender has its answer."""
+
+    def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, cap: int) -> None:
+        super().__init__(system, batches, size)
+        self.deadline_ns = perf_counter_ns() + int(seconds * 1e9)
+        self.cap = cap
+
+    def next(self) -> bytes | None:
+        now = perf_counter_ns()
+        if now > self.deadline_ns or self.requests >= self.cap:
+            return None
+        return self.make(now)
+
+
 class Sender(asyncio.Protocol):
-    """A keep-alive HTTP connection that sends the next request as soon as the last one is answered."""
+    """A keep-alive HTTP connection that asks for the next request as soon as the last one is answered."""
 
     transport: asyncio.Transport
 
@@ -169,8 +190,10 @@ class Sender(asyncio.Protocol):
         assert self.requests is not None
         assert self.done is not None
         request = self.requests.next()
-        if request is not None:
+        if request:
             self.transport.write(request)
+        elif request is not None:
+            self.requests.waiting.append(self)
         elif not self.done.done():
             self.done.set_result(None)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from proxy import keepalive
+
 from .processes import BenchError, Process, cpu_seconds, memory_kib
 
 ANSWER_SECONDS = 30.0  # for the load process, over what a command itself may take
@@ -30,6 +32,9 @@ class Plan:
     warm_up_connections: int = 64
     concurrency: int = 32
     cap: int = 1_000_000  # requests per slice
+    rate: int = 2000  # sends per second of the open loop; this and the rest are for bench.cluster
+    workers: int = 2
+    idle: float = keepalive.INTERVAL  # a pause in which every connection is pinged once
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,23 @@ class Stage:
     plan: Plan
     server: Process
     load: Process
+    send_port: int | None = None  # where /send goes; None: to the clients' port
 
     def cpu(self) -> float:
         """Return the CPU seconds that the server's process tree has used so far."""
         return cpu_seconds(self.server.pid)
 
+    def memory(self) -> float:
+        """Return the proportional set size of the server's process tree in KiB."""
+        return memory_kib(self.server.pid)
+
     def open(self, count: int) -> dict[str, Any]:
         """Open further clients."""
         return self.load.ask(OPEN_SECONDS, do="open", count=count, concurrency=self.plan.concurrency)
 
-    def send(self, keys: int, seconds: float) -> dict[str, Any]:
+    def send(self, keys: int, seconds: float, rate: float | None = None) -> dict[str, Any]:
         """Push for some seconds with `keys` sessions per request; raise BenchError unless everything arrived."""
-        self.load.ask(ANSWER_SECONDS, do="connect_senders", count=self.plan.senders)
+        self.load.ask(ANSWER_SECONDS, do="connect_senders", count=self.plan.senders, port=self.send_port)
         result = self.load.ask(
             seconds + 2 * ANSWER_SECONDS,
             do="send",
@@ -58,6 +68,7 @@ class Stage:
             size=self.plan.size,
             seconds=seconds,
             cap=self.plan.cap,
+            rate=rate,
         )
         if not result["delivered"] or result["delivered"] != result["sent"] or result["lost_connections"]:
             raise BenchError(f"expected every message to arrive but got {result} from {self.server.command}")
@@ -75,6 +86,10 @@ class Work:
         """Return in how many pieces the work is done."""
         return self.plan.slices
 
+    def pause(self) -> float:
+        """Return how many seconds to wait after the last slice."""
+        return self.plan.settle
+
     def begin(self) -> None:
         """Do what is not measured but must come first."""
 
@@ -82,7 +97,7 @@ class Work:
         """Do the piece `number`, counted from 0."""
 
     def end(self) -> dict[str, float]:
-        """Return the measures, after all slices and a pause of `Plan.settle`."""
+        """Return the measures, after all slices and the pause."""
         return {}
 
 
@@ -102,7 +117,7 @@ class Connect(Work):
     def begin(self) -> None:
         # Nothing big may be freed before this, be it a connection or a message: new connections would take its place
         # in the heap and their memory would not be seen. So it comes before the sends, and warm-up connections stay.
-        self.memory = memory_kib(self.stage.server.pid)
+        self.memory = self.stage.memory()
         self.cpu = self.stage.cpu()
         self.open_cpu = self.seconds = 0.0
 
@@ -120,26 +135,27 @@ class Connect(Work):
             "connect_cpu_us": self.open_cpu / count * 1e6,
             "connect_settled_cpu_us": (self.stage.cpu() - self.cpu) / count * 1e6,
             "connects_per_second": count / self.seconds,
-            "memory_kib": (memory_kib(self.stage.server.pid) - self.memory) / count,
+            "memory_kib": (self.stage.memory() - self.memory) / count,
         }
 
 
 class Send(Work):
-    """Push to `keys` sessions per request from all senders, each as soon as its last request is answered."""
+    """Push to `keys` sessions per request: at a rate, or from each sender as soon as its last request is answered."""
 
-    def __init__(self, stage: Stage, name: str, keys: int) -> None:
+    def __init__(self, stage: Stage, name: str, keys: int, rate: float | None = None) -> None:
         super().__init__(stage)
         self.name = name
         self.keys = keys
+        self.rate = rate
         self.cpu = 0.0
         self.results: list[dict[str, Any]] = []
 
     def begin(self) -> None:
-        self.stage.send(self.keys, self.plan.warm_up)
+        self.stage.send(self.keys, self.plan.warm_up, self.rate)
 
     def slice(self, number: int) -> None:
         before = self.stage.cpu()
-        self.results.append(self.stage.send(self.keys, self.plan.seconds / self.slices()))
+        self.results.append(self.stage.send(self.keys, self.plan.seconds / self.slices(), self.rate))
         self.cpu += self.stage.cpu() - before
 
     def end(self) -> dict[str, float]:
