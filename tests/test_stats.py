@@ -1,4 +1,4 @@
-"""The counters' two formats, exactly as kuiperbelt writes them (contract: GET ping, stats)."""
+"""The counters: two formats, exactly as kuiperbelt writes them, and a slot per process (contract: GET ping, stats)."""
 
 import time
 
@@ -30,3 +30,42 @@ def test_tsv() -> None:
         ["kuiperbelt.messages.errors", "5"],
     ]
     assert all(abs(int(line[2]) - time.time()) < 5 for line in lines)
+
+
+def test_counters_are_plain_numbers_to_their_users() -> None:
+    stats = Stats()
+    stats.connections += 2
+    stats.connections -= 1
+    stats.link_gap_ms += 1 << 40
+    assert (stats.connections, stats.link_gap_ms) == (1, 1 << 40)
+
+
+def test_every_counter_has_a_meaning() -> None:
+    assert [name for name, counter in Stats.counters.items() if not counter.meaning] == []
+    assert [name for name, counter in Stats.counters.items() if counter.gauge] == ["connections", "closing_connections"]
+
+
+def test_totals_are_over_all_slots() -> None:
+    """That processes see each other's is in test_workers.py."""
+    stats = Stats()
+    stats.share(3)
+    for number in (1, 2, 0):
+        stats.use_slot(number)
+        stats.connections += number + 1
+        stats.no_answers += 10
+    assert stats.connections == 1
+    assert stats.totals() | {"connections": 6, "no_answers": 30} == stats.totals()
+    assert stats.as_json().startswith(b'{"connections":6,')
+    assert stats.as_tsv().startswith(b"kuiperbelt.conn.current\t6\t")
+
+
+def test_what_a_dead_process_had_under_way_is_gone_and_what_it_did_stays() -> None:
+    stats = Stats()
+    stats.share(2)
+    for number in (0, 1):
+        stats.use_slot(number)
+        stats.connections, stats.closing_connections, stats.total_connections = 1, 2, 3
+    stats.clear_gauges(1)
+    totals = stats.totals()
+    assert (totals["connections"], totals["closing_connections"], totals["total_connections"]) == (1, 2, 6)
+    assert stats.connections == 0
