@@ -1,10 +1,12 @@
 """Django's settings, and the only place that reads the environment."""
 
 import os
+from typing import Any
 
 from django.core.management.utils import get_random_secret_key
 
 from proxy import conf
+from proxy.redis_hosts import redis_hosts
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
 KUIPERBELT_UNKNOWN_VARIABLES = conf.unknown_variables(os.environ)
@@ -18,7 +20,19 @@ MIDDLEWARE: list[str] = []
 
 ROOT_URLCONF = "kbproject.urls"
 ASGI_APPLICATION = "kbproject.asgi.application"
-CHANNEL_LAYERS = {"default": {"BACKEND": "proxy.layers.LocalChannelLayer"}}
+CHANNEL_LAYERS: dict[str, Any] = {"default": {"BACKEND": "proxy.layers.LocalChannelLayer"}}
+if KUIPERBELT.clustered:
+    CHANNEL_LAYERS["default"] = {
+        "BACKEND": "proxy.cluster.RedisChannelLayer",
+        "CONFIG": {
+            "hosts": redis_hosts(KUIPERBELT),
+            "prefix": KUIPERBELT.redis_prefix,
+            "timeout": KUIPERBELT.reply_timeout,
+            # A session whose socket is blocked for longer is closed.
+            "wait_limit": KUIPERBELT.blocked_timeout + KUIPERBELT.reply_timeout,
+            "join": KUIPERBELT.duplicate_session == "join",
+        },
+    }
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

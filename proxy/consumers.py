@@ -16,10 +16,12 @@ from channels.consumer import AsyncConsumer
 from proxy import callbacks, delivery, handshake, idle, lifespan
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
+from proxy.events import CLOSE, SEND, Event
 from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
-from proxy.layers import Event, Outcome
+from proxy.layers import Outcome
 from proxy.outbound import Outbound
+from proxy.ownership import Membership
 from proxy.protocol import Frame, Message
 from proxy.stats import stats
 from proxy.transports import LOST, SHUTDOWN, End, read_frame, transport_for
@@ -37,15 +39,6 @@ logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
 
 
-class NotFoundConsumer(AsyncConsumer):
-    """WebSocket handshakes at paths that aren't ours."""
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        stats.total_connections += 1
-        await receive()  # websocket.connect
-        await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found"))
-
-
 class SessionConsumer(AsyncConsumer):
     """A session: reads its client's frames in one loop, and gets pushes as direct calls from the channel layer.
 
@@ -54,9 +47,9 @@ class SessionConsumer(AsyncConsumer):
 
     session: callbacks.Session
     outbound: Outbound
+    membership: Membership
 
     def __init__(self) -> None:
-        self.channel_name = ""
         self.ended: End | None = None
         self.inbound: Inbound | None = None
         self.last_active = monotonic()
@@ -79,12 +72,13 @@ class SessionConsumer(AsyncConsumer):
         self.transport.on_session()
         self.outbound = Outbound(self.transport, self.options, self.on_slow)
         self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
+        self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
         stats.connections += 1
         try:
             # A client that has gone must not push a newer connection of its key out.
             if self.transport.is_gone():
                 self.leave(HANDSHAKE)
-            elif await self.open(accepted):
+            elif await self.join(scope, send) and await self.open(accepted):
                 await self.read(receive)
         except asyncio.CancelledError:
             # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
@@ -100,17 +94,18 @@ class SessionConsumer(AsyncConsumer):
             stats.connections -= 1
             await asyncio.shield(lifespan.clean_up(self.clean_up()))
 
-    async def register(self) -> None:
-        """From here on /send finds this session, and an older one of the same key is gone."""
-        layer = delivery.layer()
-        self.channel_name = await layer.new_channel()
-        layer.attach(self.channel_name, self.on_event)
-        await layer.group_add(delivery.group_name(self.session.key), self.channel_name)
-        delivery.replace(self.session.key, self.connection)
+    async def join(self, scope: dict[str, Any], send: Any) -> bool:
+        """From here on /send finds this session, and an older one of the same key is gone; False when it is refused."""
+        try:
+            await self.membership.join()
+        except DeliveryError as error:
+            self.leave(HANDSHAKE)
+            await handshake.refuse(scope, send, handshake.refusal_for(error))
+            return False
+        return True
 
     async def open(self, accepted: callbacks.Accepted) -> bool:
-        """Registered, 101, establish callback, first frame; False when the client has gone before the 101."""
-        await self.register()
+        """101, establish callback, first frame; False when the client has gone before the 101."""
         try:
             await self.transport.send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
         except OSError:
@@ -162,24 +157,22 @@ class SessionConsumer(AsyncConsumer):
             except DeliveryError:
                 stats.message_errors += 1
 
-    # Backend -> client: events of `delivery`, called by the channel layer in the sender's turn
+    # Backend -> client: events of the channel layer, called in the sender's turn
 
     def on_event(self, event: Event) -> Outcome:
         return _HANDLERS[event["type"]](self, event)
 
     def session_send(self, event: Event) -> Outcome:
+        stats.total_messages += 1
         self.last_active = monotonic()
         return self.outbound.push(event["message"], event["size"], event["timeout"])
 
     def session_close(self, event: Event) -> Outcome:
+        if event["last"]:
+            stats.total_messages += 1
         if not self.end(End(event["code"], event["reason"], by_backend=True), event["last"]):
             self.ended = LOST
             raise SessionClosed
-        return None
-
-    def session_replace(self, event: Event) -> Outcome:
-        if event["connection"] != self.connection:
-            self.end(REPLACED)
         return None
 
     def push(self, frame: Frame) -> "asyncio.Future[None] | None":
@@ -198,6 +191,9 @@ class SessionConsumer(AsyncConsumer):
             return
         self.leave(SLOW)
         self.outbound.drop(self.transport.close_message(SLOW.code, SLOW.reason))
+
+    def on_replaced(self) -> None:
+        self.end(REPLACED)
 
     def on_idle(self) -> None:
         self.end(IDLE)
@@ -221,7 +217,7 @@ class SessionConsumer(AsyncConsumer):
         if self.ended:
             return
         self.ended = end
-        delivery.layer().detach(self.channel_name)
+        self.membership.leave()
         idle.sweeper().discard(self)
 
     async def clean_up(self) -> None:
@@ -243,7 +239,6 @@ class SessionConsumer(AsyncConsumer):
 
 
 _HANDLERS: dict[str, Callable[[SessionConsumer, Event], Outcome]] = {
-    delivery.SEND: SessionConsumer.session_send,
-    delivery.CLOSE: SessionConsumer.session_close,
-    delivery.REPLACE: SessionConsumer.session_replace,
+    SEND: SessionConsumer.session_send,
+    CLOSE: SessionConsumer.session_close,
 }

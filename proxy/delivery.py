@@ -1,27 +1,23 @@
-"""The single door to sessions: send to them, close them, replace them, by key.
+"""The single door to sessions: send to them, close them, be one of them, by key.
 
-Views (and later the admin and commands) call it; consumers get its events through the channel layer. Only this module
-knows how a key becomes a group, and what the events are called.
+Views (and later the admin and commands) call it, and so do connections. Only this module knows how a key becomes
+a group of the channel layer.
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from channels.layers import get_channel_layer
 
 from proxy import conf
-from proxy.exceptions import DeliveryError, SessionNotFound
-from proxy.layers import Event, LocalChannelLayer, Outcome
+from proxy.events import Event, close_event, send_event
+from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
+from proxy.layers import LocalChannelLayer, Outcome, Receiver
+from proxy.ownership import Membership
 from proxy.protocol import Failure, Frame
-from proxy.stats import stats
-
-# The layer's events; the consumer has a handler for each.
-SEND = "session.send"
-CLOSE = "session.close"
-REPLACE = "session.replace"
 
 _SAFE_KEY = re.compile(r"[0-9A-Za-z\-_.]{1,80}")
 
@@ -33,10 +29,25 @@ class Delivery:
     failures: Sequence[Failure] = ()
     refused: bool = False
     """Strict broadcast found a session missing: nobody received anything."""
+    unreachable: bool = False
+    """Nothing is known to be delivered, and what became of some sessions can't be known without Redis."""
 
 
 def layer() -> LocalChannelLayer:
-    return cast(LocalChannelLayer, get_channel_layer())
+    return cast(LocalChannelLayer, cast(Any, get_channel_layer()).for_loop())
+
+
+async def start() -> LocalChannelLayer:
+    """The layer, after the first attempt to reach what it needs."""
+    channel_layer = layer()
+    if not channel_layer.started:
+        await channel_layer.start()
+    return channel_layer
+
+
+async def shut_down() -> None:
+    """Leave the cluster."""
+    await layer().flush()
 
 
 def group_name(key: str) -> str:
@@ -46,50 +57,53 @@ def group_name(key: str) -> str:
     return f"session-{hashlib.sha256(key.encode()).hexdigest()}"
 
 
+def membership(key: str, connection: str, receive: Receiver, on_replaced: Callable[[], None]) -> Membership:
+    """A connection's place among those that /send may mean with this key, at any node; it is to be joined."""
+    policy = conf.options().duplicate_session
+    return Membership(layer(), group_name(key), connection, policy, receive, on_replaced)
+
+
 async def send(keys: Sequence[str], frame: Frame) -> Delivery:
     """Send a frame to each session; a key that is named twice gets it twice (contract: POST send)."""
-    timeout = conf.options().send_timeout
-    return await _request(keys, {"type": SEND, "message": frame.message(), "size": frame.size, "timeout": timeout})
+    return await _request(keys, send_event(frame, conf.options().send_timeout))
 
 
 async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "") -> Delivery:
     """Send a last frame, if any, then Close, to each session. No close callback follows (contract: POST close)."""
-    event: Event = {"type": CLOSE, "last": frame and frame.message(), "code": code, "reason": reason}
-    return await _request(list(dict.fromkeys(keys)), event)
-
-
-def replace(key: str, connection: str) -> None:
-    """Close every session of this key but the one of `connection` (contract: GET connect 5)."""
-    layer().request(group_name(key), {"type": REPLACE, "connection": connection})
+    return await _request(list(dict.fromkeys(keys)), close_event(frame, code, reason))
 
 
 async def _request(keys: Sequence[str], event: Event) -> Delivery:
     channel_layer = layer()
+    if not channel_layer.started:
+        await channel_layer.start()
     groups = [group_name(key) for key in keys]
     if conf.options().strict_broadcast:
-        missing = [key for key, group in zip(keys, groups, strict=True) if not channel_layer.has_receivers(group)]
-        if missing:
-            return Delivery([Failure(key, SessionNotFound.text) for key in missing], refused=True)
-    # First everything that can be done at once, so that no session waits for another one's blocked socket.
-    pending = [_start(channel_layer, group, event) for group in groups]
-    if event.get("message") or event.get("last"):
-        stats.total_messages += sum(1 for outcomes in pending if not isinstance(outcomes, SessionNotFound))
-    failures: list[Failure] = []
-    for key, outcomes in zip(keys, pending, strict=True):
         try:
-            if isinstance(outcomes, DeliveryError):
-                raise outcomes
-            for outcome in outcomes:
-                if outcome is not None:
-                    await outcome
+            missing = await channel_layer.missing(groups)
+        except (ClusterUnreachable, ClusterLost):
+            return Delivery([Failure(key, ClusterUnreachable.text) for key in keys], unreachable=True)
+        if missing:
+            gone = [key for key, group in zip(keys, groups, strict=True) if group in missing]
+            return Delivery([Failure(key, SessionNotFound.text) for key in gone], refused=True)
+    # First everything that can be done at once, so that no session waits for another one's blocked socket.
+    outcomes: list[Outcome | DeliveryError] = []
+    for group in groups:
+        if channel_layer.full:
+            await channel_layer.room()
+        try:
+            outcomes.append(channel_layer.request(group, event))
         except DeliveryError as error:
-            failures.append(Failure(key, error.text))
-    return Delivery(failures)
-
-
-def _start(channel_layer: LocalChannelLayer, group: str, event: Event) -> Sequence[Outcome] | DeliveryError:
-    try:
-        outcomes = channel_layer.request(group, event)
-    except DeliveryError as error:
-        return error
-    return outcomes or SessionNotFound()
+            outcomes.append(error)
+    errors: dict[int, DeliveryError] = {}
+    for position, outcome in enumerate(outcomes):
+        try:
+            if isinstance(outcome, DeliveryError):
+                raise outcome
+            if outcome is not None:
+                await outcome
+        except DeliveryError as error:
+            errors[position] = error
+    unknown = any(isinstance(error, ClusterUnreachable | ClusterLost) for error in errors.values())
+    failures = [Failure(keys[position], error.text) for position, error in errors.items()]
+    return Delivery(failures, unreachable=unknown and len(errors) == len(keys))

@@ -121,9 +121,9 @@ class ConnectRefused(KuiperbeltError):
         self.headers = headers
 
     @classmethod
-    def plain(cls, status: int, text: str) -> "ConnectRefused":
+    def plain(cls, status: int, text: str, *headers: tuple[bytes, bytes]) -> "ConnectRefused":
         """A refusal of our own, with one line of text that says why."""
-        return cls(status, f"{text}\n".encode(), ((b"content-type", b"text/plain; charset=utf-8"),), text)
+        return cls(status, f"{text}\n".encode(), ((b"content-type", b"text/plain; charset=utf-8"), *headers), text)
 
 
 class CallbackError(KuiperbeltError):

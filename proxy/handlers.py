@@ -76,9 +76,9 @@ class ProxyHandler:
     def __init__(self, fallback: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._fallback = fallback
         options = conf.options()
-        paths = (options.connect_path, options.send_path, options.close_path, options.stats_path, options.ping_path)
+        api = (options.send_path, options.close_path, options.stats_path, options.ping_path, options.ready_path)
         # Their paths have no parameters, so each is resolved once.
-        self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in paths}
+        self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in (options.connect_path, *api)}
         self._log = not options.suppress_access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,10 +7,10 @@ import contextlib
 import logging
 from typing import Any
 
-from proxy import callbacks, forwarding
+from proxy import callbacks, delivery, forwarding
 from proxy.conf import Options
 from proxy.endpoint import endpoint_for
-from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionTaken
 from proxy.origins import origin_allowed
 from proxy.stats import stats
 
@@ -31,6 +31,8 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
         raise ConnectRefused.plain(431, f"expected at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together")
     if not origin_allowed(headers, options.origin_policy.name, options.origin_policy.listed):
         raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
+    if (await delivery.start()).is_unreachable():  # so the backend needn't be asked
+        raise _unreachable()
     client = (scope.get("client") or ("",))[0]
     peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), options.trusted_proxies)
     offered = scope.get("subprotocols") or []
@@ -47,6 +49,17 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
     except CallbackError as error:
         logger.warning("connection %s: refused with 502: %s", connection, error)
         raise ConnectRefused.plain(502, "Bad Gateway") from error
+
+
+def refusal_for(error: DeliveryError) -> ConnectRefused:
+    """The answer to a client that the backend has accepted, but that can't have the session."""
+    if isinstance(error, SessionTaken):
+        return ConnectRefused.plain(409, "the session is connected already (duplicate_session)")
+    return _unreachable()
+
+
+def _unreachable() -> ConnectRefused:
+    return ConnectRefused.plain(503, "the cluster's Redis can't be reached", (b"retry-after", b"1"))
 
 
 async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:

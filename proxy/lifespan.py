@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
-from proxy import callbacks
+from proxy import callbacks, delivery
 
 CLEAN_UP_LIMIT = 12.0  # seconds that the end of the process waits for what sessions still have to tell the backend
 
@@ -21,6 +21,7 @@ _daphne_ends = False
 async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI lifespan application."""
     await receive()
+    await delivery.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await _finish()
@@ -38,6 +39,7 @@ def clean_up(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 async def _finish() -> None:
     if _clean_ups:
         await asyncio.wait(_clean_ups, timeout=CLEAN_UP_LIMIT)
+    await delivery.shut_down()
     await callbacks.shut_down()
 
 

@@ -137,9 +137,9 @@ def failures_body(failures: Iterable[Failure], result: str) -> bytes:
     return _go_json({"errors": errors, "result": result}) + b"\n"
 
 
-def refusal_body(message: str) -> bytes:
+def refusal_body(*messages: str) -> bytes:
     """The answer to a request that is refused as a whole."""
-    return _go_json({"errors": [{"error": message}], "result": "NG"})
+    return _go_json({"errors": [{"error": message} for message in messages], "result": "NG"})
 
 
 def _go_json(value: object) -> bytes:

@@ -2,8 +2,21 @@
 
 from typing import Any
 
-from proxy import conf
-from proxy.consumers import NotFoundConsumer, SessionConsumer
+from channels.consumer import AsyncConsumer
+
+from proxy import conf, handshake
+from proxy.consumers import SessionConsumer
+from proxy.exceptions import ConnectRefused
+from proxy.stats import stats
+
+
+class NotFoundConsumer(AsyncConsumer):
+    """WebSocket handshakes at paths that aren't ours."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        stats.total_connections += 1
+        await receive()  # websocket.connect
+        await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found"))
 
 
 async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -11,5 +11,6 @@ urlpatterns = [
     path(_options.send_path.removeprefix("/"), views.send),
     path(_options.close_path.removeprefix("/"), views.close),
     path(_options.ping_path.removeprefix("/"), views.ping),
+    path(_options.ready_path.removeprefix("/"), views.ready),
     path(_options.stats_path.removeprefix("/"), views.show_stats),
 ]

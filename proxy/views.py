@@ -1,4 +1,4 @@
-"""The API for backends and monitoring: /send, /close, /ping, /stats, and the plain-HTTP side of /connect.
+"""The API for backends and monitoring: /send, /close, /ping, /ready, /stats, and the plain-HTTP side of /connect.
 
 Each view checks who asks, parses, calls `delivery`, and renders. Served by `handlers.ProxyHandler`.
 """
@@ -57,7 +57,7 @@ async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
         )
     if not done.failures:
         return _OK
-    result, status = ("NG", 400) if done.refused else ("OK", 200)
+    result, status = ("NG", 503) if done.unreachable else ("NG", 400) if done.refused else ("OK", 200)
     return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=protocol.JSON)
 
 
@@ -86,6 +86,14 @@ async def connect(request: ProxyRequest) -> HttpResponse:
 async def ping(request: ProxyRequest) -> HttpResponse:
     """{path.ping}, any method: the process serves requests."""
     return _OK
+
+
+async def ready(request: ProxyRequest) -> HttpResponse:
+    """{path.ready}, any method: 503, with the reasons, while the process can't do all its work."""
+    problems = (await delivery.start()).problems()
+    if not problems:
+        return _OK
+    return HttpResponse(protocol.refusal_body(*problems), status=503, content_type=protocol.JSON)
 
 
 async def show_stats(request: ProxyRequest) -> HttpResponse:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import conf, delivery
+from proxy.events import Event
 from proxy.exceptions import SendTimeout, SessionClosed
-from proxy.layers import Event, Outcome
+from proxy.layers import Outcome
 from proxy.protocol import Failure, Frame
 
 FRAME = Frame("hello", 5)
@@ -95,12 +96,6 @@ async def test_close_closes_a_key_once() -> None:
     bob = await session("bob")
     assert not (await delivery.close(["bob", "bob"], None, 4000, "bye")).failures
     assert [(event["code"], event["reason"]) for event in bob.events] == [(4000, "bye")]
-
-
-async def test_replace_reaches_all_of_the_key() -> None:
-    old, new = await session("bob"), await session("bob")
-    delivery.replace("bob", "new")
-    assert old.events[0]["connection"] == new.events[0]["connection"] == "new"
 
 
 KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=","), min_size=1, max_size=256)

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from channels.exceptions import ChannelFull
 
-from proxy.layers import Event, LocalChannelLayer
+from proxy.events import Event, send_event
+from proxy.exceptions import SendTimeout, SessionClosed, SessionNotFound
+from proxy.layers import LocalChannelLayer, Outcome
+from proxy.protocol import Frame
 
 MESSAGE: Event = {"type": "test.message", "text": "hello", "nested": {"list": [1]}}
+EVENT = send_event(Frame("hello", 5), 0.0)
 
 
 async def drain(layer: LocalChannelLayer, channel: str) -> list[Event]:
@@ -87,7 +91,8 @@ async def test_flush() -> None:
     layer.attach("direct", lambda event: None)
     await layer.group_add("group", "direct")
     await layer.flush()
-    assert layer.request("group", MESSAGE) == []
+    with pytest.raises(SessionNotFound):
+        layer.request("group", EVENT)
     assert await drain(layer, "channel") == []
 
 
@@ -109,10 +114,10 @@ async def test_receivers_are_called_in_the_senders_turn() -> None:
 
     layer.attach("one", receive)
     await layer.group_add("group", "one")
-    assert layer.has_receivers("group")
-    assert layer.request("group", MESSAGE) == [None]
-    await layer.group_send("group", MESSAGE)
-    assert seen == [MESSAGE, MESSAGE]
+    assert layer.request("group", EVENT) is None
+    await layer.group_send("group", EVENT)
+    await layer.group_send("group", MESSAGE)  # nothing that a session could use
+    assert seen == [EVENT, EVENT]
 
 
 async def test_a_receiver_may_leave_while_it_is_called() -> None:
@@ -127,9 +132,9 @@ async def test_a_receiver_may_leave_while_it_is_called() -> None:
     for channel in ("one", "two"):
         layer.attach(channel, partial(leave, channel))
         await layer.group_add("group", channel)
-    layer.request("group", MESSAGE)
+    layer.request("group", EVENT)
     assert called == ["one", "two"]
-    assert not layer.has_receivers("group")
+    assert await layer.missing(["group"]) == {"group"}
 
 
 async def test_nothing_is_left_behind() -> None:
@@ -139,8 +144,72 @@ async def test_nothing_is_left_behind() -> None:
         channel = await layer.new_channel()
         layer.attach(channel, lambda event: None)
         await layer.group_add(f"group{number % 7}", channel)
-        layer.request(f"group{number % 7}", MESSAGE)
+        layer.request(f"group{number % 7}", EVENT)
         layer.detach(channel)
         await layer.send(channel, MESSAGE)
         await layer.receive(channel)
     assert {name: len(value) for name, value in vars(layer).items() if isinstance(value, dict)} == empty
+
+
+def answering(answer: Outcome | Exception) -> Any:
+    def receive(event: Event) -> Outcome:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return receive
+
+
+async def group_of(*answers: Outcome | Exception) -> LocalChannelLayer:
+    layer = LocalChannelLayer()
+    for number, answer in enumerate(answers):
+        layer.attach(str(number), answering(answer))
+        await layer.group_add("group", str(number))
+    return layer
+
+
+async def test_one_that_takes_an_event_is_enough() -> None:
+    assert (await group_of(SessionClosed(), None, SessionNotFound())).request("group", EVENT) is None
+    late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    outcome = (await group_of(SessionClosed(), late)).request("group", EVENT)
+    assert outcome
+    late.set_result(None)
+    await outcome
+
+
+async def test_if_none_takes_it_the_error_is_the_one_that_says_most() -> None:
+    with pytest.raises(SessionClosed):
+        (await group_of(SessionNotFound(), SessionClosed())).request("group", EVENT)
+    with pytest.raises(SessionNotFound):
+        (await group_of(SessionNotFound(), SessionNotFound())).request("group", EVENT)
+    late: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    outcome = (await group_of(SessionNotFound(), *late)).request("group", EVENT)
+    for future in late:
+        future.set_exception(SendTimeout())
+    assert outcome
+    with pytest.raises(SendTimeout):
+        await outcome
+
+
+async def test_a_request_for_all_tells_all_errors() -> None:
+    layer = await group_of(SessionClosed(), None, SessionNotFound())
+    assert [type(error) for error in await layer.request_all("group", EVENT)] == [SessionClosed, SessionNotFound]
+
+
+async def test_enter_tells_whether_the_channel_is_alone() -> None:
+    layer = LocalChannelLayer()
+    told: list[bool] = []
+    for channel in ("a", "b"):
+        layer.attach(channel, answering(None))
+        await layer.enter("group", channel, told.append)
+    assert told == [True, False]
+
+
+async def test_one_process_needs_nothing_else() -> None:
+    layer = LocalChannelLayer()
+    await layer.start()
+    await layer.room()
+    assert layer.started
+    assert not layer.full
+    assert not layer.is_unreachable()
+    assert not layer.problems()

@@ -1,0 +1,87 @@
+"""What processes of a cluster say to each other over Redis: msgpack maps that carry a version. Pure rules.
+
+A kind's fields never change their meaning within a version, and unknown fields are ignored, so that a newer process may
+add some. A message of another version, or of an unknown kind, is refused.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgpack
+
+VERSION = 1
+
+# Kinds. The first three go to a group, to all processes that have members in it; the others to one process's inbox.
+REQUEST = "request"
+"""An event that is answered: to `inbox`, naming `id`. `at` is the sender's monotonic clock, in seconds."""
+ANNOUNCE = "announce"
+"""An event that isn't answered."""
+GROUP = "group"
+"""A message of Channels' own group_send."""
+REPLIES = "replies"
+"""Answers: pairs of the request's id and an outcome."""
+CHANNEL = "channel"
+"""A message of Channels' own send."""
+PROBE = "probe"
+"""From a process to itself, to see whether its subscriptions work."""
+
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    REQUEST: {"inbox": bytes, "id": int, "at": float, "event": bytes},
+    ANNOUNCE: {"inbox": bytes, "event": bytes},
+    GROUP: {"inbox": bytes, "message": dict},
+    REPLIES: {"replies": list},
+    CHANNEL: {"channel": str, "message": dict},
+    PROBE: {"number": int},
+}
+
+
+class BadEnvelope(ValueError):
+    """Not a message of this cluster, or of a version that this process doesn't know."""
+
+
+def pack(kind: str, **fields: Any) -> bytes:
+    """A message for Redis; raises TypeError, ValueError for what msgpack has no form for."""
+    return bytes(msgpack.packb({"v": VERSION, "kind": kind, **fields}))
+
+
+def pack_event(event: Mapping[str, Any]) -> bytes:
+    """An event as requests carry it: packed once for all groups that get it."""
+    return bytes(msgpack.packb(event))
+
+
+def unpack(payload: bytes) -> dict[str, Any]:
+    """A message's fields; raises BadEnvelope."""
+    envelope = _read(payload)
+    if not isinstance(envelope, dict) or envelope.get("v") != VERSION:
+        version = envelope.get("v") if isinstance(envelope, dict) else None
+        raise BadEnvelope(f"expected a message of version {VERSION}, found {version!r:.40}")
+    kind = envelope.get("kind")
+    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
+    if fields is None:
+        raise BadEnvelope(f"expected one of {', '.join(_FIELDS)}, found {kind!r:.40}")
+    for name, expected in fields.items():
+        if not isinstance(envelope.get(name), expected):
+            raise BadEnvelope(f"{kind}: expected {expected.__name__} as {name}, found {envelope.get(name)!r:.40}")
+    return envelope
+
+
+def unpack_event(event: bytes) -> dict[str, Any]:
+    """The event of a request; raises BadEnvelope."""
+    found = _read(event)
+    if not isinstance(found, dict):
+        raise BadEnvelope(f"expected an event, found {found!r:.40}")
+    return found
+
+
+def replies(envelope: Mapping[str, Any]) -> Iterable[tuple[int, str]]:
+    """The answers in an envelope of the kind REPLIES, less those that can't be read."""
+    for reply in envelope["replies"]:
+        if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[0], int) and isinstance(reply[1], str):
+            yield reply[0], reply[1]
+
+
+def _read(payload: bytes) -> Any:
+    try:
+        return msgpack.unpackb(payload)
+    except (ValueError, msgpack.UnpackException) as error:  # bad UTF-8 and deep nesting are ValueErrors as well
+        raise BadEnvelope(f"expected msgpack, found {len(payload)} bytes that aren't: {error}") from None

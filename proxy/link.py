@@ -1,0 +1,190 @@
+"""One connection to Redis: commands leave once per turn of the loop, answers come in order, messages in between.
+
+redis-py connects, authenticates and finds the master; then this protocol takes the socket over, because per message
+redis-py costs several times more (docs/performance.md). RESP3, so that subscriptions and commands share one connection
+and can't fail apart. Used by `shard`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+
+WRITE_BUFFER = 8 << 20  # bytes that Redis hasn't taken yet, over which senders wait
+IN_HAND = 1 << 20  # bytes of one turn over which it isn't waited for its end
+MAX_UNANSWERED = 100_000  # commands
+
+OnReply = Callable[[Any], None]
+"""Called with Redis's answer, in the order of the commands; with LOST when the connection went before."""
+
+LOST = object()
+
+
+class Link(asyncio.Protocol):
+    """See above. `on_message(channel, payload)` is called for each message of a subscription, `on_flush` before a
+    turn's commands are written, `on_lost(why)` once, at the end. `timeout`, in seconds, is for each answer."""
+
+    def __init__(
+        self,
+        on_message: Callable[[bytes, bytes], None],
+        on_flush: Callable[[], None],
+        on_lost: Callable[[str], None],
+        timeout: float,
+    ) -> None:
+        self._on_message = on_message
+        self._on_flush = on_flush
+        self._on_lost = on_lost
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=LOST)
+        self._connection: AbstractConnection | None = None
+        self._transport: asyncio.Transport
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._unanswered: deque[tuple[OnReply, float]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+        self._room: asyncio.Future[None] | None = None
+        self.closed = False
+
+    async def open(self, pool: ConnectionPool) -> None:
+        """Connect; raises OSError, TimeoutError, redis.RedisError."""
+        connection = cast(AbstractConnection, pool.make_connection())  # type: ignore[no-untyped-call]
+        await connection.connect()  # type: ignore[no-untyped-call]
+        # The connection object is kept: it closes the socket when it goes.
+        self._connection = connection
+        assert connection._writer is not None
+        assert connection._reader is not None
+        self._transport = cast(asyncio.Transport, connection._writer.transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._transport.set_protocol(self)
+        if early := bytes(connection._reader._buffer):  # type: ignore[attr-defined]
+            self.data_received(early)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are connected to."""
+        connection: Any = self._connection
+        return getattr(connection, "host", ""), getattr(connection, "port", 0)
+
+    # Commands
+
+    def call(self, on_reply: OnReply, *command: bytes) -> None:
+        """A command with one answer. On a lost link `on_reply` is called at once."""
+        if self.closed or len(self._unanswered) >= MAX_UNANSWERED:
+            on_reply(LOST)
+            return
+        self._unanswered.append((on_reply, self._loop.time() + self._timeout))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._check)
+        self.write(command)
+
+    def write(self, command: tuple[Any, ...]) -> None:
+        """A command without an answer of its own: SUBSCRIBE, UNSUBSCRIBE, whose answers come as messages."""
+        if self.closed:
+            return
+        packed = hiredis.pack_command(command)
+        self._parts.append(packed)
+        self._size += len(packed)
+        if self._size > IN_HAND:
+            self._write_out()
+        self.schedule()
+
+    def schedule(self) -> None:
+        """See to it that `on_flush` is called at the end of this turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def room(self) -> None:
+        """Wait while Redis doesn't take what is written; at most until the link is given up."""
+        if self._room:
+            await asyncio.shield(self._room)
+
+    @property
+    def full(self) -> bool:
+        return self._room is not None
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self.closed:
+            self._on_flush()
+            self._write_out()
+
+    def _write_out(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+            self._size = 0
+
+    def _check(self) -> None:
+        """Is an answer overdue? One that has waited in the kernel while this process was busy gets a last chance."""
+        self._timer = None
+        if not self._unanswered or self.closed:
+            return
+        oldest = self._unanswered[0]
+        late = self._loop.time() - oldest[1]
+        if late < 0:
+            self._timer = self._loop.call_later(-late, self._check)
+        elif late < self._timeout / 4:
+            self._timer = self._loop.call_later(self._timeout / 4, self._check)
+        else:
+            self._loop.call_later(0.05, self._check_again, oldest)
+
+    def _check_again(self, oldest: tuple[OnReply, float]) -> None:
+        if self._unanswered and self._unanswered[0] is oldest:
+            self.lose(f"no answer within {self._timeout:g} s")
+        elif self._timer is None:
+            self._check()
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        reader, unanswered = self._reader, self._unanswered
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not LOST:
+                if type(reply) is hiredis.PushNotification:
+                    if reply[0] == b"message":
+                        self._on_message(reply[1], reply[2])
+                elif isinstance(reply, hiredis.ReplyError):
+                    # Every command here is one that Redis should take. And a refused SUBSCRIBE answers like this
+                    # though a good one doesn't, after which no answer would belong to its command.
+                    self.lose(f"Redis answered: {reply}")
+                    return
+                elif unanswered:
+                    unanswered.popleft()[0](reply)
+                if self.closed:
+                    return
+        except hiredis.ProtocolError as error:
+            self.lose(f"expected RESP3, found something else: {error}")
+
+    def pause_writing(self) -> None:
+        self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        room, self._room = self._room, None
+        if room and not room.done():
+            room.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lose(str(exc) if exc else "Redis closed the connection")
+
+    def lose(self, why: str) -> None:
+        """Give the connection up: what isn't answered never will be."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._connection:
+            self._transport.abort()
+            self._connection._reader = self._connection._writer = None
+        if self._timer:
+            self._timer.cancel()
+        self.resume_writing()
+        self._parts.clear()
+        while self._unanswered:
+            self._unanswered.popleft()[0](LOST)
+        self._on_lost(why)

@@ -1,0 +1,45 @@
+"""Where the cluster's Redis is: the options in the form that channels_redis takes, with a name for messages."""
+
+from typing import Any
+
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from proxy.options import Options
+
+Host = tuple[str, dict[str, Any]]
+"""A name without password, and the arguments for a connection."""
+
+
+def redis_hosts(options: Options) -> list[Host]:
+    """One for each shard; with Sentinel a single one."""
+    common: dict[str, Any] = {
+        "protocol": 3,
+        "retry": Retry(NoBackoff(), 0),  # `shard` decides when to try again
+        "socket_connect_timeout": options.reply_timeout,
+        "socket_timeout": options.reply_timeout,
+        "socket_keepalive": True,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if not options.redis_sentinels:
+        return [(_name(url), {"address": url, **common}) for url in options.redis_url]
+    # Sentinel says where the master is; user, password, database and TLS come from the URL, if there is one.
+    login = dict(parse_url(options.redis_url[0])) if options.redis_url else {}
+    chosen = {name: value for name, value in login.items() if name not in ("host", "port", "connection_class", "path")}
+    if options.redis_url and options.redis_url[0].startswith("rediss:"):
+        chosen["ssl"] = True
+    sentinel = {
+        "sentinels": list(options.redis_sentinels),
+        "master_name": options.redis_master,
+        "sentinel_kwargs": {"socket_connect_timeout": options.reply_timeout, "socket_timeout": options.reply_timeout},
+    }
+    return [(options.redis_master, {**sentinel, **chosen, **common})]
+
+
+def _name(url: str) -> str:
+    found = parse_url(url)
+    if "path" in found:
+        return str(found["path"])
+    return f"{found.get('host', 'localhost')}:{found.get('port', 6379)}"

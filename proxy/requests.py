@@ -1,0 +1,156 @@
+"""Requests to the other processes of the cluster that wait for their answers. Used by `cluster`.
+
+A request goes out over Redis, which says how many processes it was handed to; each of them answers once, or says first
+that it will take LATER, because a session's socket is blocked.
+"""
+
+import asyncio
+import itertools
+
+from proxy.exceptions import (
+    ClusterLost,
+    DeliveryError,
+    NoAnswer,
+    SendTimeout,
+    SessionClosed,
+    SessionNotFound,
+    SessionTaken,
+)
+from proxy.layers import decide
+from proxy.stats import stats
+
+OK = "ok"
+LATER = "later"
+# The names of outcomes on Redis.
+_ERRORS: dict[str, type[DeliveryError]] = {
+    "not found": SessionNotFound,
+    "closed": SessionClosed,
+    "timeout": SendTimeout,
+    "taken": SessionTaken,
+}
+_NAMES = {error: name for name, error in _ERRORS.items()}
+
+
+def name_of(error: DeliveryError) -> str:
+    """How an error is called on Redis."""
+    return _NAMES.get(type(error), "closed")
+
+
+class Request:
+    """One event on its way. `future` ends with None or a DeliveryError as soon as that is sure.
+
+    `for_all`: it ends, with None, only when every process has answered; `errors` are those answers.
+    """
+
+    __slots__ = ("_answers", "echo", "errors", "expected", "for_all", "future", "number", "overdue")
+
+    def __init__(self, number: int, echo: bool, for_all: bool) -> None:
+        self.number = number
+        self.echo = echo
+        """Does this process answer as well, when the request comes back to it?"""
+        self.for_all = for_all
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.errors: list[DeliveryError] = []
+        self.overdue = False
+        self._answers = 0
+        self.expected: int | None = None
+        """How many processes Redis has handed it to; None: it hasn't said so."""
+
+    def expect(self, processes: int) -> None:
+        """Redis has handed it to so many."""
+        self.expected = processes
+        self._settle()
+
+    def answer(self, outcome: str) -> None:
+        self._answers += 1
+        if outcome != OK:
+            self.errors.append(_ERRORS.get(outcome, SessionClosed)())
+        elif not self.for_all:
+            self.end(None)
+        self._settle()
+
+    def fail(self, error: DeliveryError) -> None:
+        """It can't be known what becomes of it."""
+        self.errors.append(error)
+        self.end(None if self.for_all else error)
+
+    def end(self, error: DeliveryError | None) -> None:
+        if self.future.done():  # or whoever waited for it was cancelled
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
+            self.future.exception()  # it is no mistake if nobody waits for it any more
+
+    def _settle(self) -> None:
+        if self.expected is not None and self._answers >= self.expected:
+            self.end(None if self.for_all else decide(self.errors))
+
+
+class Requests:
+    """All of one process. `timeout` is for an answer, `wait_limit` for one that was said to come later; seconds."""
+
+    def __init__(self, timeout: float, wait_limit: float) -> None:
+        self._timeout = timeout
+        self._wait_limit = wait_limit
+        self._numbers = itertools.count(1)
+        # Both in the order of their deadlines.
+        self._waiting: dict[int, tuple[Request, float]] = {}
+        self._later: dict[int, tuple[Request, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._later)
+
+    def new(self, echo: bool, for_all: bool = False) -> Request:
+        request = Request(next(self._numbers), echo, for_all)
+        loop = request.future.get_loop()
+        self._waiting[request.number] = request, loop.time() + self._timeout
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout, self._sweep)
+        return request
+
+    def get(self, number: int) -> Request | None:
+        entry = self._waiting.get(number) or self._later.get(number)
+        return entry and entry[0]
+
+    def expect(self, request: Request, processes: int) -> None:
+        """Redis has handed it to so many."""
+        request.expect(processes)
+        self._forget_if_done(request)
+
+    def answer(self, number: int, outcome: str) -> None:
+        """An answer from a process; one that comes too late means nothing."""
+        request = self.get(number)
+        if request is None:
+            return
+        if outcome == LATER:
+            self._waiting.pop(number, None)
+            self._later[number] = request, request.future.get_loop().time() + self._wait_limit
+            request.overdue = False
+            return
+        request.answer(outcome)
+        self._forget_if_done(request)
+
+    def fail(self, request: Request, error: DeliveryError) -> None:
+        """It can't be known what becomes of it."""
+        request.fail(error)
+        self._forget_if_done(request)
+
+    def _forget_if_done(self, request: Request) -> None:
+        if request.future.done() and self._waiting.pop(request.number, None) is None:
+            self._later.pop(request.number, None)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for entries in (self._waiting, self._later):
+            for request, _ in list(itertools.takewhile(lambda entry: entry[1] < now, entries.values())):
+                if not request.overdue:  # its answer may be there already and wait for this process to read it
+                    request.overdue = True
+                    continue
+                stats.no_answers += 1
+                request.fail(ClusterLost() if request.expected is None else NoAnswer())
+                del entries[request.number]
+        self._timer = loop.call_later(self._timeout / 10, self._sweep) if len(self) else None
