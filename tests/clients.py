@@ -147,13 +147,13 @@ async def request(
 async def send(
     server: Server, key: str, body: bytes = b"hello", *headers: tuple[str, str], timeout: float = TIMEOUT
 ) -> Response:
-    """POST /send to one session."""
-    return await request(server, "POST", "/send", [("X-Kuiperbelt-Session", key), *headers], body, timeout)
+    """POST /send to one session, where this server's pushes arrive."""
+    return await request(server.api, "POST", "/send", [("X-Kuiperbelt-Session", key), *headers], body, timeout)
 
 
 async def close(server: Server, key: str, body: bytes = b"", *headers: tuple[str, str]) -> Response:
-    """POST /close for one session."""
-    return await request(server, "POST", "/close", [("X-Kuiperbelt-Session", key), *headers], body)
+    """POST /close for one session, where this server's pushes arrive."""
+    return await request(server.api, "POST", "/close", [("X-Kuiperbelt-Session", key), *headers], body)
 
 
 def handshake_headers(without: Sequence[str] = ()) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import pytest
 from tests.backend import Backend
 from tests.redis_servers import RedisServer
 from tests.servers import KINDS, Servers
+from tests.vectors import each_of
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +23,11 @@ async def backend() -> AsyncIterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-async def servers(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
+async def servers(
+    backend: Backend, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Servers]:
     """All running proxies. What they print while they are shut down counts as well."""
-    servers = Servers(backend, tmp_path_factory.mktemp("servers"))
+    servers = Servers(backend, tmp_path_factory.mktemp("servers"), redis.url)
     yield servers
     await servers.stop()
     complaints = servers.complaints()
@@ -46,11 +49,7 @@ async def clean_logs(servers: Servers) -> AsyncIterator[None]:
     assert not complaints, "\n\n".join(complaints)
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """Each server in turn."""
-    name: str = request.param
-    return name
+kind = each_of(KINDS)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Starts the proxy under uvicorn and daphne as users do, one process per (server, configuration), and reads its log.
+"""Starts the proxy as users do, under uvicorn or daphne, alone or as a cluster, and reads its log.
 
 Servers live until the session ends, so that a table of cases pays for each configuration once.
 """
@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.backend import Backend
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("uvicorn", "daphne")
+ALONE = ("uvicorn", "daphne")
+"""Kinds of one process."""
+KINDS = (*ALONE, "cluster")
+"""Those, and two uvicorn nodes on one Redis: clients connect to the first, pushes arrive at the second."""
 START_LIMIT = 30.0  # seconds
 STOP_LIMIT = 15.0  # seconds
+WORKERS = 2  # processes of a node of the kind "workers"
 
 TROUBLE = re.compile(r"Traceback \(most recent call last\)|Task was destroyed|never retrieved|Unhandled [Ee]rror")
 """What a server's log must never hold, whatever clients, callers and backends do."""
@@ -56,11 +61,27 @@ def environment(backend_port: int, env: Mapping[str, str]) -> dict[str, str]:
 
 def command(kind: str, port: int, sock: str = "") -> list[str]:
     """The command line that serves the proxy: on a port, or on a UNIX socket if one is given."""
-    if kind == "uvicorn":
-        return [sys.executable, "manage.py", "runproxy"]
+    if kind in ("uvicorn", "workers"):
+        workers = ["--workers", str(WORKERS)] if kind == "workers" else []
+        return [sys.executable, "manage.py", "runproxy", *workers]
     place = ["-u", sock] if sock else ["-b", "127.0.0.1", "-p", str(port)]
     limits = ["--websocket_connect_timeout", "60", "--websocket_timeout", "-1", "-v", "0"]
     return [sys.executable, "-m", "daphne", *place, *limits, "kbproject.asgi:application"]
+
+
+async def spawn(kind: str, port: int, sock: str, env: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
+    """Start the proxy's process; the log is added to."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command(kind, port, sock),
+            cwd=ROOT,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # A node of several processes is killed and stopped as a whole.
+            process_group=0 if kind == "workers" else None,
+        )
 
 
 @dataclass
@@ -74,8 +95,14 @@ class Server:
     process: asyncio.subprocess.Process
     ping_path: str = "/ping"
     sock: str = ""
+    peer: Server | None = None
     server_errors: list[str] = field(default_factory=list)
     """Requests that were answered 500 although no backend did."""
+
+    @property
+    def api(self) -> Server:
+        """Where the backend pushes to this one's sessions: here, or at another node of its cluster."""
+        return self.peer or self
 
     @property
     def address(self) -> Address:
@@ -94,7 +121,12 @@ class Server:
         return await asyncio.open_connection(*self.address, limit=4 * 1024 * 1024)
 
     async def ready(self) -> None:
-        """Wait until /ping answers 200."""
+        """Wait until /ping answers 200, and in a cluster /ready too."""
+        await self._answers(self.ping_path)
+        if "EKBO_REDIS_URL" in self.env or "EKBO_REDIS_SENTINELS" in self.env:
+            await self._answers("/ready")
+
+    async def _answers(self, path: str) -> None:
         deadline = time.monotonic() + START_LIMIT
         while time.monotonic() < deadline:
             if self.process.returncode is not None:
@@ -102,7 +134,7 @@ class Server:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
                 async with asyncio.timeout(2):
                     reader, writer = await self.open()
-                    writer.write(f"GET {self.ping_path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
                     head = await reader.readuntil(b"\r\n")
                     writer.close()
                     if b" 200 " in head:
@@ -127,16 +159,48 @@ class Server:
         """What was configured, for messages."""
         return str({name: value for name, value in self.env.items() if name.startswith("EKBO_")})
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        send = os.killpg if self.kind == "workers" else os.kill
+        with contextlib.suppress(ProcessLookupError):
+            send(self.process.pid, number)
+
+    async def kill(self) -> None:
+        """End all its processes by SIGKILL."""
+        self.signal(signal.SIGKILL)
+        await self.process.wait()
+
+    def pause(self) -> None:
+        """Hang it."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
+
+    async def restart(self) -> None:
+        """Start it anew after its end, at the same place, and wait until it is ready."""
+        assert self.process.returncode is not None, "it runs still"
+        self.process = await spawn(self.kind, self.port, self.sock, self.env, self.log)
+        await self.ready()
+
     async def stop(self) -> int:
-        """End it by SIGTERM, by SIGKILL if that does not help, and return its exit code."""
+        """End it by SIGTERM, by SIGKILL if that does not help, and return its exit code; its peer ends too."""
+        peer = asyncio.create_task(self.peer.stop()) if self.peer else None
+        code = await self._stop()
+        if peer:
+            await peer
+        return code
+
+    async def _stop(self) -> int:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
+            self.resume()
             try:
                 async with asyncio.timeout(STOP_LIMIT):
                     await self.process.wait()
             except TimeoutError:
-                self.process.kill()
-                await self.process.wait()
+                await self.kill()
                 self.server_errors.append(f"was still running {STOP_LIMIT} s after SIGTERM")
         code = self.process.returncode
         assert code is not None
@@ -149,10 +213,13 @@ class Servers:
 
     backend: Backend
     logs: Path
+    redis_url: str
+    """Of the clusters, each of which has a prefix of its own."""
     running: dict[tuple[str, frozenset[tuple[str, str]]], Server] = field(default_factory=dict)
     everyone: list[Server] = field(default_factory=list)
     told: set[int] = field(default_factory=set)
     """Process ids of servers that were complained about."""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def get(self, kind: str, env: Mapping[str, str] | None = None, ping_path: str = "/ping") -> Server:
         """The server of this kind and configuration, started if need be."""
@@ -164,29 +231,32 @@ class Servers:
     async def start(
         self, kind: str, env: Mapping[str, str] | None = None, ping_path: str = "/ping", sock: str = ""
     ) -> Server:
-        """A new server that no other test uses, once it is ready."""
+        """A new server that no other test uses, once it is ready. A cluster's first node knows the other."""
+        if kind == "cluster":
+            env = self.cluster_env() | dict(env or {})
+            front, api = await asyncio.gather(
+                self.start("uvicorn", env, ping_path, sock), self.start("uvicorn", env, ping_path, sock and f"{sock}-2")
+            )
+            front.peer = api
+            return front
         server = await self.launch(kind, env or {}, ping_path, sock)
         await server.ready()
         return server
+
+    def cluster_env(self) -> dict[str, str]:
+        """What makes servers a cluster, and no other ones."""
+        return {"EKBO_REDIS_URL": self.redis_url, "EKBO_REDIS_PREFIX": f"test{next(self._numbers)}"}
 
     async def launch(self, kind: str, env: Mapping[str, str], ping_path: str = "/ping", sock: str = "") -> Server:
         """Start the process without waiting for it."""
         port = free_port()
         full = environment(self.backend.port, env)
         # daphne gets its place on the command line, so the proxy has to find out by itself where it listens.
-        if kind == "uvicorn":
+        if kind != "daphne":
             place = {"EKBO_UNIX_DOMAIN_SOCKET_FILENAME": sock} if sock else {"EKBO_PORT": str(port)}
             full = place | full
-        log = self.logs / f"{len(self.everyone)}-{kind}.log"
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command(kind, port, sock),
-                cwd=ROOT,
-                env=full,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        log = self.logs / f"{next(self._numbers)}-{kind}.log"
+        process = await spawn(kind, port, sock, full, log)
         server = Server(kind, full, port, log, process, ping_path, sock)
         self.everyone.append(server)
         return server

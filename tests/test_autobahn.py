@@ -18,9 +18,11 @@ import pytest
 
 from tests.backend import Answer, Backend, Request
 from tests.clients import Http
-from tests.servers import ROOT, Server, Servers, command, free_port
+from tests.servers import ALONE, ROOT, Server, Servers, command, free_port
+from tests.vectors import each_of
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
+kind = each_of(ALONE)  # the sockets alone: no other node takes part
 
 AT_LEAST = 240  # cases; these sections have 246
 ECHO = {

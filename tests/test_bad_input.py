@@ -23,10 +23,12 @@ from tests.clients import (
     receive,
     send,
 )
-from tests.servers import Servers
+from tests.servers import ALONE, Servers
+from tests.vectors import each_of
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
+kind = each_of(ALONE)  # input is refused before another node could take part
 
 # What callers of the API send. `{key}` is a connected session, which must get nothing.
 HEAD = b"POST /send HTTP/1.1\r\nHost: x\r\nX-Kuiperbelt-Session: {key}\r\n"

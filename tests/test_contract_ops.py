@@ -13,10 +13,12 @@ import pytest
 
 from tests.backend import Answer, Backend, welcome
 from tests.clients import RawWebSocket, client, close, receive, request, send
-from tests.servers import ROOT, Server, Servers, environment, free_port
+from tests.servers import ALONE, ROOT, Server, Servers, environment, free_port
+from tests.vectors import each_of
 from tests.vectors_api import OK
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
+kind = each_of(ALONE)  # what a process does for itself, whatever other nodes there are
 
 COUNTERS = [
     "connections",

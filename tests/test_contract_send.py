@@ -64,7 +64,7 @@ async def test_row(case: Case[Call, Reply], kind: str, servers: Servers, fresh: 
     expected = case.on(kind)
     keys = [("Authorization", "Bearer second-key-0123456789")] if "EKBO_API_KEYS" in case.env else []
     async with client(server, names["a"]) as a, client(server, names["b"]) as b:
-        response = await call(server, case.do, names)
+        response = await call(server.api, case.do, names)
         assert response.status == expected.status, response
         if expected.json:
             assert response.one("Content-Type") == JSON
@@ -110,7 +110,7 @@ async def test_body_over_the_limit_is_not_awaited(servers: Servers, key: str) ->
 async def test_order(kind: str, servers: Servers, key: str) -> None:
     """Frames to one session keep the order in which sequential sends were answered, over any connections."""
     server = await servers.get(kind)
-    async with client(server, key) as connection, Http.open(server) as one, Http.open(server) as two:
+    async with client(server, key) as connection, Http.open(server.api) as one, Http.open(server.api) as two:
         for number in range(200):
             http = one if number % 3 else two
             headers = [("X-Kuiperbelt-Session", key)]
@@ -130,7 +130,7 @@ async def test_many_senders(kind: str, servers: Servers, fresh: Callable[[str], 
         connections = {key: await stack.enter_async_context(client(server, key)) for key in keys}
 
         async def sender(name: int) -> None:
-            async with Http.open(server) as http:
+            async with Http.open(server.api) as http:
                 for number in range(50):
                     key = keys[(name + number) % 10]
                     body = f"{key} {name} {number}".encode()
@@ -188,7 +188,7 @@ async def test_pipelined(kind: str, servers: Servers, fresh: Callable[[str], str
     """Requests in one write are answered in order, whatever each of them needs."""
     server = await servers.get(kind)
     key, other = fresh("p"), fresh("o")
-    async with client(server, key) as connection, client(server, other) as second, Http.open(server) as http:
+    async with client(server, key) as connection, client(server, other) as second, Http.open(server.api) as http:
         data = b""
         expected: list[tuple[int, bytes]] = []
         for number in range(30):
@@ -215,7 +215,7 @@ async def test_pipelined(kind: str, servers: Servers, fresh: Callable[[str], str
 async def test_pipelined_in_pieces(kind: str, servers: Servers, key: str) -> None:
     """A stream of requests that arrives in pieces cut anywhere."""
     server = await servers.get(kind)
-    async with client(server, key) as connection, Http.open(server) as http:
+    async with client(server, key) as connection, Http.open(server.api) as http:
         requests = [http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"body %d" % n) for n in range(12)]
         data = b"".join(requests)
         reading = asyncio.create_task(responses(http, len(requests)))
@@ -235,7 +235,7 @@ async def test_ten_thousand_on_one_connection(kind: str, servers: Servers, key: 
     """10,000 keep-alive requests on one connection: all answered, all delivered, in order."""
     server = await servers.get(kind)
     count = 10_000
-    async with client(server, key, max_queue=None) as connection, Http.open(server) as http:
+    async with client(server, key, max_queue=None) as connection, Http.open(server.api) as http:
 
         async def collect() -> list[Frame]:
             return [await receive(connection, timeout=30) for _ in range(count)]
@@ -252,11 +252,11 @@ async def test_connection_close_is_honoured(kind: str, servers: Servers, key: st
     """A caller that asks for it gets its connection closed after the answer; HTTP/1.0 callers too."""
     server = await servers.get(kind)
     async with client(server, key) as connection:
-        async with Http.open(server) as http:
+        async with Http.open(server.api) as http:
             headers = [("X-Kuiperbelt-Session", key), ("Connection", "close")]
             assert (await http.request("POST", "/send", headers, b"one")).body == OK
             assert await http.ended() == b""
-        async with Http.open(server) as http:
+        async with Http.open(server.api) as http:
             await http.write(b"POST /send HTTP/1.0\r\nX-Kuiperbelt-Session: %s\r\n" % key.encode())
             await http.write(b"Content-Length: 3\r\n\r\ntwo")
             assert (await http.response()).body == OK

@@ -7,7 +7,7 @@ Tables stand in `vectors_connect` and `vectors_api`; the test modules run every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -55,6 +55,17 @@ def rows(*tables: list[Any]) -> pytest.MarkDecorator:
         ("case", "kind"),
         [pytest.param(case, kind, id=f"{case.name}-{kind}") for kind in KINDS for case in cases],
     )
+
+
+def each_of(kinds: Sequence[str]) -> Any:
+    """The fixture `kind` of the tests that run on each of these kinds of server."""
+
+    @pytest.fixture(params=kinds, name="kind")
+    def kind(request: pytest.FixtureRequest) -> str:
+        name: str = request.param
+        return name
+
+    return kind
 
 
 def filled(text: str, values: Mapping[str, str]) -> str:
