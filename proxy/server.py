@@ -1,4 +1,4 @@
-"""The uvicorn runner behind `manage.py runproxy`: listening socket, uvicorn's settings, start and stop."""
+"""The uvicorn runner behind `manage.py runproxy`: listening sockets, uvicorn's settings, start and stop."""
 
 import gc
 import logging
@@ -7,6 +7,9 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 from urllib.parse import unquote
@@ -100,14 +103,26 @@ def _serving(config: uvicorn.Config, state: ServerState) -> Serving:
     return Serving(config.loaded_app, state, config.ws_max_size, KeepAlive())
 
 
-def listen(options: Options) -> socket.socket:
-    """The listening socket: a UNIX socket, one address, or all. Raises OSError."""
+def listen(options: Options, workers: int = 1) -> list[socket.socket]:
+    """The listening socket of each worker: a UNIX socket, which they share, one address, or all. Raises OSError."""
     if options.sock:
-        return _listen_unix(options.sock)
+        return [_listen_unix(options.sock)] * workers
+    # Made without SO_REUSEPORT, so that it fails if anybody, another proxy too, listens there already. It joins the
+    # others later, and takes their port with it.
+    first = _listen_tcp(options)
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, workers > 1)
+    same_port = replace(options, port=first.getsockname()[1])
+    return [first, *(_listen_tcp(same_port, reuse_port=True) for _ in range(workers - 1))]
+
+
+def _listen_tcp(options: Options, reuse_port: bool = False) -> socket.socket:
+    address = options.host, options.port
     if not options.host and socket.has_dualstack_ipv6():
-        return socket.create_server(("", options.port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        return socket.create_server(
+            address, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True, reuse_port=reuse_port
+        )
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=reuse_port)
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -161,27 +176,46 @@ def tune_garbage_collector() -> None:
 class _Server(uvicorn.Server):
     """Says where it listens, once it takes signals and serves."""
 
-    def __init__(self, config: uvicorn.Config, where: str) -> None:
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
         super().__init__(config)
-        self._where = where
+        self._announcement = announcement
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        logger.info("listening on %s", self._where)
+        logger.info(self._announcement)
 
 
 def run(application: Any, listener: socket.socket, options: Options) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve with this process alone until SIGTERM or SIGINT."""
     tune_garbage_collector()
-    # uvicorn takes the signals over while it serves and raises them again at its end, which is a good end.
+    exit_on_signals()
+    with socket_file(options):
+        serve(application, listener, options)
+
+
+def serve(application: Any, listener: socket.socket, options: Options, worker: str = "") -> None:
+    """Serve until a signal; `worker` says in the log who does."""
+    announcement = f"{worker}listening on {where(options, listener.getsockname())}"
+    _Server(uvicorn_config(application, options), announcement).run([listener])
+
+
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGINT a good end: uvicorn takes them while it serves, and raises them again afterwards."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+
+
+@contextmanager
+def socket_file(options: Options) -> Iterator[None]:
+    """Unlink the UNIX socket, if there is one, at the end of the process that has made it."""
+    process = os.getpid()
     inode = os.stat(options.sock).st_ino if options.sock else 0
     try:
-        _Server(uvicorn_config(application, options), where(options, listener.getsockname())).run([listener])
+        yield
     finally:
-        # Another process may have put its own there since.
-        if options.sock and os.path.exists(options.sock) and os.stat(options.sock).st_ino == inode:
+        # Workers that were forked meanwhile leave it alone, and another proxy may have put its own there since.
+        ours = options.sock and os.getpid() == process
+        if ours and os.path.exists(options.sock) and os.stat(options.sock).st_ino == inode:
             os.unlink(options.sock)
 
 

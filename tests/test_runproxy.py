@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 CONNECT = {"EKBO_CONNECT_CALLBACK_URL": "http://127.0.0.1:9/connect"}
 
 
-def runproxy(**environ: str) -> "subprocess.Popen[str]":
+def runproxy(*arguments: str, **environ: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "manage.py", "runproxy"],
+        [sys.executable, "manage.py", "runproxy", *arguments],
         cwd=ROOT,
         env={**os.environ, **CONNECT, **environ},
         stderr=subprocess.PIPE,
@@ -31,6 +31,36 @@ def test_a_port_that_is_taken_is_named_and_exits_with_1() -> None:
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert errors.splitlines()[-1] == f"CommandError: can't listen on 127.0.0.1 port {port}: Address already in use"
+
+
+def test_workers_without_redis_are_refused() -> None:
+    process = runproxy("--workers", "2", EKBO_HOST="127.0.0.1", EKBO_PORT="0")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == (
+        "CommandError: --workers 2: expected Redis, over which workers reach each other's sessions, found none; "
+        "set EKBO_REDIS_URL, or leave --workers out"
+    )
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "two", "", "1025", "²"])
+def test_a_count_of_workers_that_is_none(count: str) -> None:
+    process = runproxy(f"--workers={count}")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    expected = f"argument --workers: expected a whole number from 1 to 1024, found {count!r}"
+    assert errors.splitlines()[-1].endswith(expected)
+
+
+def test_one_worker_is_a_process_alone() -> None:
+    """As without --workers: no supervisor, no Redis."""
+    process = runproxy("--workers=1", EKBO_HOST="127.0.0.1", EKBO_PORT="0")
+    assert process.stderr
+    assert "INFO proxy.server listening on 127.0.0.1 port " in process.stderr.readline()
+    assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_a_host_that_is_none_is_named() -> None:

@@ -1,0 +1,305 @@
+"""`runproxy --workers 2` as processes: they share the load and the counters, are replaced, and end together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.protocol import State
+
+from tests.backend import Backend
+from tests.clients import client, ending, request
+from tests.servers import ROOT, WORKERS, Server, Servers, command
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+FRESH = 10  # connections, each to any of the workers: all to the same one 1 time in 500
+
+
+@pytest.fixture
+async def node(servers: Servers) -> AsyncIterator[Server]:
+    """A node of two workers for one test."""
+    server = await servers.start("workers", servers.cluster_env())
+    await pids(server)
+    yield server
+    await server.stop()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        await asyncio.sleep(0.05)
+
+
+async def pids(server: Server) -> list[int]:
+    """The workers' process ids, first worker first, when all of them serve."""
+    found: list[int] = []
+
+    async def serving() -> bool:
+        lines = re.findall(r"worker (\d+) \(pid (\d+)\) listening on", server.output())
+        last = {int(number): int(pid) for number, pid in lines}
+        found[:] = [last[number] for number in sorted(last) if alive(last[number])]
+        return len(found) == WORKERS
+
+    await until(serving, "all workers to serve")
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Does the process run? Not if only its parent's wait is missing."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pids: list[int], timeout: float = 10.0) -> None:
+    async def none() -> bool:
+        return not any(alive(pid) for pid in pids)
+
+    await until(none, f"the processes {pids} to end", timeout)
+
+
+def sockets(pid: int) -> int:
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(entry).startswith("socket:")
+    return found
+
+
+async def counted(server: Server, connections: int, total: int) -> None:
+    """Wait until /stats says so, whichever worker answers."""
+    got = None
+    deadline = time.monotonic() + 10
+    while got != {(connections, total)} and time.monotonic() < deadline:
+        answers = [(await request(server, "GET", "/stats")).json() for _ in range(FRESH)]
+        got = {(answer["connections"], answer["total_connections"]) for answer in answers}
+    assert got == {(connections, total)}
+
+
+@contextlib.asynccontextmanager
+async def sessions(server: Server, fresh: Callable[[str], str], count: int) -> AsyncIterator[list[ClientConnection]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(client(server, fresh("w"))) for _ in range(count)]
+
+
+async def test_connections_spread_evenly(node: Server) -> None:
+    workers = await pids(node)
+    before = [sockets(pid) for pid in workers]
+    writers = [(await node.open())[1] for _ in range(400)]
+
+    def more() -> list[int]:
+        return [sockets(pid) - start for pid, start in zip(workers, before, strict=True)]
+
+    async def accepted() -> bool:
+        return sum(more()) >= 400
+
+    await until(accepted, "all connections to be accepted")
+    assert min(more()) >= 120, more()
+    for writer in writers:
+        writer.close()
+
+
+async def test_stats_count_all_workers(node: Server, fresh: Callable[[str], str]) -> None:
+    async with sessions(node, fresh, 20):
+        await counted(node, 20, 20)
+    await counted(node, 0, 20)
+
+
+async def test_a_killed_worker_is_replaced(node: Server, fresh: Callable[[str], str]) -> None:
+    """Its sessions are gone from the gauges and stay in the totals; who connects meanwhile waits for the next one."""
+    before = await pids(node)
+    async with sessions(node, fresh, 20) as clients:
+        os.kill(before[0], signal.SIGKILL)
+        for _ in range(FRESH):
+            assert (await request(node, "GET", "/ping")).status == 200
+        after = await pids(node)
+        assert after[0] != before[0]
+        assert after[1] == before[1]
+
+        async def noticed() -> bool:
+            return any(client.state is not State.OPEN for client in clients)
+
+        await until(noticed, "clients to notice")
+        open_ = sum(client.state is State.OPEN for client in clients)
+        await counted(node, open_, 20)
+        async with sessions(node, fresh, 10):
+            await counted(node, open_ + 10, 30)
+    assert f"worker 1 (pid {before[0]}) died of signal 9 (Killed); the next one starts in 0.1 s" in node.output()
+
+
+async def test_nobody_is_refused_while_all_workers_are_dead(node: Server) -> None:
+    for pid in await pids(node):
+        os.kill(pid, signal.SIGKILL)
+    answers = await asyncio.gather(*(request(node, "GET", "/ping") for _ in range(FRESH)))
+    assert [answer.status for answer in answers] == [200] * FRESH
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+async def test_all_end_together(node: Server, how: str, backend: Backend, fresh: Callable[[str], str]) -> None:
+    """Every session ends with 1012 and a close callback; a terminal's Ctrl-C goes to all processes at once."""
+    workers = await pids(node)
+    keys = [fresh("w") for _ in range(10)]
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client(node, key)) for key in keys]
+        if how == "SIGTERM":
+            node.process.terminate()
+        else:
+            os.killpg(node.process.pid, signal.SIGINT)
+        assert {(await ending(client)).code for client in clients} == {1012}
+    assert await asyncio.wait_for(node.process.wait(), 15) == 0
+    assert not [pid for pid in workers if alive(pid)]
+    for key in keys:
+        (closed,) = await backend.wait("/close", key)
+        assert closed.one("X-Kuiperbelt-Close-Reason") == "shutdown"
+    with pytest.raises(ConnectionRefusedError):
+        await node.open()
+
+
+async def test_no_worker_outlives_its_supervisor(node: Server, fresh: Callable[[str], str]) -> None:
+    workers = await pids(node)
+    async with sessions(node, fresh, 4) as clients:
+        os.kill(node.process.pid, signal.SIGKILL)
+        assert {(await ending(client)).code for client in clients} == {1012}
+    await gone(workers)
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+async def test_another_proxy_does_not_share_the_port(node: Server, kind: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command(kind, node.port), cwd=ROOT, env=node.env, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    expected = f"CommandError: can't listen on 127.0.0.1 port {node.port}: Address already in use"
+    assert errors.decode().splitlines()[-1] == expected
+
+
+async def test_port_0_is_one_port_for_all(servers: Servers) -> None:
+    server = await servers.launch("workers", servers.cluster_env() | {"EKBO_PORT": "0"})
+    await pids(server)
+    ports = set(re.findall(r"listening on 127.0.0.1 port (\d+)\n", server.output()))
+    assert len(ports) == 1
+    assert ports != {"0"}
+    await server.stop()
+
+
+async def test_unix_socket(servers: Servers, tmp_path: Path) -> None:
+    """All workers share it; it outlives them and goes with the supervisor."""
+    path = tmp_path / "proxy.sock"
+    server = await servers.start("workers", servers.cluster_env(), sock=str(path))
+    first, _ = await pids(server)
+    os.kill(first, signal.SIGTERM)
+    await gone([first])
+    assert (await pids(server))[0] != first
+    assert (await request(server, "GET", "/ping")).status == 200
+    assert f"worker 1 (pid {first}) exited with status 0" in server.output()
+    assert await server.stop() == 0
+    assert not path.exists()
+
+
+# The supervisor alone, with workers that don't behave.
+
+
+def supervise(prepare: str, work: str) -> subprocess.Popen[str]:
+    """A supervisor of one worker that does `work`, in a process of its own."""
+    script = f"""
+import errno, logging, os, signal, socket, sys, time
+from proxy import workers
+logging.basicConfig(format="%(message)s")
+{prepare}
+if workers.Supervisor([socket.socket()]).fork() is not None:
+    {work}
+"""
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def end_of(process: subprocess.Popen[str]) -> str:
+    """What it said until it ended, after SIGTERM, with status 0."""
+    process.terminate()
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def test_a_worker_that_fails_at_once_is_no_busy_loop() -> None:
+    process = supervise("", "sys.exit(3)")
+    assert process.stderr
+    lines = [process.stderr.readline() for _ in range(4)]
+    assert all(
+        re.search(r"^worker 1 \(pid \d+\) exited with status 3; the next one starts in ", line) for line in lines
+    )
+    assert [line.split("starts ")[1] for line in lines] == ["in 0.1 s\n", "in 0.2 s\n", "in 0.4 s\n", "in 0.8 s\n"]
+    end_of(process)
+
+
+def test_the_delay_has_an_end_and_a_steady_worker_is_replaced_at_once() -> None:
+    process = supervise("workers.MAX_DELAY = 0.15", "sys.exit(0)")
+    assert process.stderr
+    delays = [process.stderr.readline().split("starts ")[1] for _ in range(4)]
+    assert delays == ["in 0.1 s\n", "in 0.15 s\n", "in 0.15 s\n", "in 0.15 s\n"]
+    end_of(process)
+    process = supervise("workers.STEADY = 0.2", "time.sleep(0.3); sys.exit(1)")
+    assert process.stderr
+    assert [process.stderr.readline().split("starts ")[1] for _ in range(2)] == ["at once\n"] * 2
+    end_of(process)
+
+
+def test_a_fork_that_fails_is_tried_again() -> None:
+    prepare = """
+fork, tries = os.fork, iter(range(9))
+def scarce():
+    if next(tries) < 2:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = scarce
+"""
+    process = supervise(prepare, "print('alive', file=sys.stderr, flush=True); signal.pause()")
+    assert process.stderr
+    refused = "worker 1 can't be started: Resource temporarily unavailable; the next one starts in "
+    expected = [f"{refused}0.1 s\n", f"{refused}0.2 s\n", "alive\n"]
+    assert [process.stderr.readline() for _ in expected] == expected
+    # It dies of the SIGTERM that is passed on to it, having no handler for it.
+    assert "died of signal 15 (Terminated)" in end_of(process)
+
+
+def test_a_worker_that_does_not_end_is_killed() -> None:
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('alive', file=sys.stderr, flush=True)"
+    process = supervise("workers.STOP_LIMIT = 0.5", f"{ignore}; time.sleep(60)")
+    assert process.stderr
+    assert process.stderr.readline() == "alive\n"
+    began = time.monotonic()
+    errors = end_of(process)
+    assert 0.4 < time.monotonic() - began < 5
+    assert "1 worker(s) still there 0.5 s after SIGTERM: killed" in errors
+    assert "died of signal 9 (Killed)" in errors
+
+
+def test_a_listener_is_closed_to_clients_when_the_end_begins() -> None:
+    """Otherwise they would wait in its backlog until the last worker has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    prepare = f"listener = socket.create_server(('127.0.0.1', {port})); socket.socket = lambda: listener"
+    busy = "signal.signal(signal.SIGTERM, lambda *_: listener.close()); print('alive', file=sys.stderr, flush=True)"
+    process = supervise(f"{prepare}; workers.STOP_LIMIT = 3", f"{busy}; time.sleep(60)")
+    assert process.stderr
+    assert process.stderr.readline() == "alive\n"
+    process.terminate()
+    time.sleep(0.5)
+    assert process.poll() is None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    end_of(process)
