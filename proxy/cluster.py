@@ -17,7 +17,7 @@ from proxy.envelope import BadEnvelope
 from proxy.events import Event
 from proxy.exceptions import ClusterLost, DeliveryError, SessionNotFound
 from proxy.freshness import Freshness
-from proxy.layers import LocalChannelLayer, Outcome, settle
+from proxy.layers import LocalChannelLayer, Outcome, decide, settle
 from proxy.link import LOST
 from proxy.redis_layer import RedisLayer
 from proxy.requests import LATER, OK, Request, Requests, name_of
@@ -116,9 +116,8 @@ class ClusterLayer(RedisLayer):
             else:
                 self._requests.expect(request, reply - own)
 
-        payload = envelope.pack(
-            envelope.REQUEST, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1]
-        )
+        kind = envelope.REQUEST_ALL if for_all else envelope.REQUEST
+        payload = envelope.pack(kind, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1])
         try:
             self._shard(group).call(on_count, b"PUBLISH", self._redis_group(group), payload)
         except DeliveryError as error:
@@ -132,7 +131,7 @@ class ClusterLayer(RedisLayer):
         if kind == envelope.REPLIES:
             for number, outcome in envelope.replies(found):
                 self._requests.answer(number, outcome)
-        elif kind == envelope.REQUEST:
+        elif kind in (envelope.REQUEST, envelope.REQUEST_ALL):
             self._take_request(shard, channel.removeprefix(self._group_prefix), found)
         elif kind == envelope.ANNOUNCE:
             self._call_all(channel.removeprefix(self._group_prefix), _event(found))
@@ -156,8 +155,14 @@ class ClusterLayer(RedisLayer):
             else:
                 shard.reply(inbox, number, outcome)
 
+        event = _event(found)
         try:
-            outcome = super().request(group, _event(found))
+            if found["kind"] == envelope.REQUEST_ALL:
+                outcome = None
+                if errors := self._call_all(group, event)[1]:
+                    raise decide(errors)
+            else:
+                outcome = super().request(group, event)
         except DeliveryError as error:
             answer(name_of(error))
             return

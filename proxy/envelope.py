@@ -11,9 +11,11 @@ import msgpack
 
 VERSION = 1
 
-# Kinds. The first three go to a group, to all processes that have members in it; the others to one process's inbox.
+# Kinds. The first four go to a group, to all processes that have members in it; the others to one process's inbox.
 REQUEST = "request"
 """An event that is answered: to `inbox`, naming `id`. `at` is the sender's monotonic clock, in seconds."""
+REQUEST_ALL = "request all"
+"""The same, but the answer is good only if none of the members objects."""
 ANNOUNCE = "announce"
 """An event that isn't answered."""
 GROUP = "group"
@@ -25,8 +27,10 @@ CHANNEL = "channel"
 PROBE = "probe"
 """From a process to itself, to see whether its subscriptions work."""
 
+_REQUEST_FIELDS = {"inbox": bytes, "id": int, "at": float, "event": bytes}
 _FIELDS: Mapping[str, Mapping[str, type]] = {
-    REQUEST: {"inbox": bytes, "id": int, "at": float, "event": bytes},
+    REQUEST: _REQUEST_FIELDS,
+    REQUEST_ALL: _REQUEST_FIELDS,
     ANNOUNCE: {"inbox": bytes, "event": bytes},
     GROUP: {"inbox": bytes, "message": dict},
     REPLIES: {"replies": list},

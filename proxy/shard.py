@@ -149,7 +149,9 @@ class Shard:
                 delay = next(delays, RETRY_DELAYS[-1])
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  not for security
         finally:
-            self._lose("this process ends")
+            self._tried()
+            self._up = False  # not a loss
+            self._lose("this process has left the cluster")
 
     async def _connect(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()

@@ -1,0 +1,287 @@
+"""Events for sessions in other processes, over a real Redis: answered truthfully, by whoever has the session."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy import envelope
+from proxy.cluster import ClusterLayer
+from proxy.events import Event, send_event
+from proxy.exceptions import (
+    ClusterLost,
+    ClusterUnreachable,
+    DeliveryError,
+    NoAnswer,
+    SendTimeout,
+    SessionClosed,
+    SessionNotFound,
+)
+from proxy.layers import Outcome
+from proxy.protocol import Frame
+from proxy.stats import stats
+from tests.layers import layers, make_layer
+from tests.redis_servers import RedisServer
+
+EVENT = send_event(Frame("hello", 5), 0.0)
+BINARY = send_event(Frame(bytes(range(256)), 256), 1.5)
+GROUP = "session.bob"
+
+
+class Session:
+    """A receiver that answers as it is told."""
+
+    def __init__(self, answer: Outcome | Exception = None) -> None:
+        self.answer = answer
+        self.events: list[Event] = []
+        self.channel = ""
+
+    def on_event(self, event: Event) -> Outcome:
+        self.events.append(event)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+async def session(layer: ClusterLayer, answer: Outcome | Exception = None, group: str = GROUP) -> Session:
+    made = Session(answer)
+    made.channel = await layer.new_channel()
+    layer.attach(made.channel, made.on_event)
+    await layer.group_add(group, made.channel)
+    return made
+
+
+async def request(layer: ClusterLayer, event: Event = EVENT, group: str = GROUP) -> None:
+    outcome = layer.request(group, event)
+    if outcome:
+        async with asyncio.timeout(10):
+            await outcome
+
+
+@pytest.fixture
+async def trio(redis: RedisServer) -> AsyncIterator[list[ClusterLayer]]:
+    async with layers(3, redis) as made:
+        yield made
+
+
+async def test_from_any_process_to_any(trio: list[ClusterLayer]) -> None:
+    bob = await session(trio[0])
+    for layer in trio:
+        await request(layer)
+        await request(layer, BINARY)
+    assert bob.events == [EVENT, BINARY] * 3
+    trio[0].detach(bob.channel)
+    for layer in trio:
+        with pytest.raises(SessionNotFound):
+            await request(layer)
+
+
+async def test_members_of_this_process_are_called_directly(trio: list[ClusterLayer], redis: RedisServer) -> None:
+    await session(trio[0])
+    before = (await redis.execute("INFO", "commandstats")).get("cmdstat_publish", {}).get("calls", 0)
+    assert trio[0].request(GROUP, EVENT) is None
+    await asyncio.sleep(0.05)
+    assert (await redis.execute("INFO", "commandstats")).get("cmdstat_publish", {}).get("calls", 0) == before
+
+
+@pytest.mark.parametrize("error", [SessionClosed, SessionNotFound, SendTimeout])
+async def test_errors_come_from_the_process_that_has_the_session(
+    trio: list[ClusterLayer], error: type[DeliveryError]
+) -> None:
+    await session(trio[0], error())
+    with pytest.raises(error):
+        await request(trio[1])
+    late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await session(trio[0], late, "session.late")
+    asyncio.get_running_loop().call_later(1.5, late.set_exception, error())  # longer than an answer may take
+    with pytest.raises(error):
+        await request(trio[1], group="session.late")
+
+
+async def test_a_session_that_takes_its_time(trio: list[ClusterLayer]) -> None:
+    late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await session(trio[0], late)
+    asyncio.get_running_loop().call_later(1.5, late.set_result, None)
+    await request(trio[1])
+
+
+async def test_a_process_that_does_not_answer(redis: RedisServer) -> None:
+    async with layers(1, redis, timeout=0.2) as (layer,):
+        before = stats.no_answers
+        listening = asyncio.create_task(listen(redis, "test__group__session.bob"))
+        await asyncio.sleep(0.3)
+        with pytest.raises(NoAnswer):
+            await request(layer)
+        assert stats.no_answers == before + 1
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def listen(redis: RedisServer, channel: str) -> None:
+    """Somebody who subscribes and never says a word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", redis.port)
+    try:
+        writer.write(f"SUBSCRIBE {channel}\r\n".encode())
+        while await reader.read(1000):
+            continue
+    finally:
+        writer.close()
+
+
+async def test_order_is_kept(trio: list[ClusterLayer]) -> None:
+    bob = await session(trio[2])
+    for number in range(300):
+        await request(trio[number % 3], send_event(Frame(str(number), 1), 0.0))
+    assert [event["message"]["text"] for event in bob.events] == [str(number) for number in range(300)]
+
+
+async def test_many_at_once_go_where_they_belong(trio: list[ClusterLayer]) -> None:
+    sessions = {f"session.{number}": await session(trio[number % 3], group=f"session.{number}") for number in range(60)}
+    await asyncio.gather(
+        *[request(layer, send_event(Frame(name, 1), 0.0), name) for name in sessions for layer in trio]
+    )
+    for name, made in sessions.items():
+        assert [event["message"]["text"] for event in made.events] == [name] * 3
+
+
+async def test_a_cancelled_request_disturbs_nobody(trio: list[ClusterLayer]) -> None:
+    """Its answer comes later, to nobody, and not to the next request."""
+    names = [f"session.{number}" for number in range(40)]
+    for name in names[::2]:
+        await session(trio[0], group=name)
+    tasks = [asyncio.create_task(request(trio[1], group=name)) for name in names * 5]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for position, result in enumerate(results):
+        if position % 3:
+            assert isinstance(result, SessionNotFound) is (position % len(names) % 2 == 1)
+
+
+async def test_a_joined_key_has_sessions_in_several_processes(redis: RedisServer) -> None:
+    async with layers(3, redis, join=True) as (one, two, three):
+        bob, bill = await session(one), await session(two)
+        for layer in (one, two, three):
+            await request(layer)
+        assert bob.events == bill.events == [EVENT] * 3
+        bob.answer = SessionClosed()
+        for layer in (one, two, three):
+            await request(layer)
+        bill.answer = SessionNotFound()
+        for layer in (one, two, three):
+            with pytest.raises(SessionClosed):
+                await request(layer)
+
+
+async def test_a_joined_key_works_here_without_redis() -> None:
+    async with RedisServer.running() as redis, layers(1, redis, join=True) as (layer,):
+        bob = await session(layer)
+        await redis.kill()
+        await asyncio.sleep(0.2)
+        await request(layer)
+        assert len(bob.events) == 1
+
+
+async def test_for_all_is_heard_by_all_in_one_order(trio: list[ClusterLayer]) -> None:
+    sessions = [await session(layer) for layer in trio]
+    sessions[1].answer = SessionClosed()
+    events = [send_event(Frame(str(number), 1), 0.0) for number in range(30)]
+    errors = await asyncio.gather(*[trio[at % 3].request_all(GROUP, event) for at, event in enumerate(events)])
+    assert [[type(error) for error in found] for found in errors] == [[SessionClosed]] * 30
+    assert sessions[0].events == sessions[1].events == sessions[2].events
+    assert len(sessions[0].events) == 30
+
+
+async def test_enter_tells_whether_anybody_else_is_there(trio: list[ClusterLayer]) -> None:
+    told: list[bool] = []
+    for layer in (*trio, trio[0]):
+        channel = await layer.new_channel()
+        layer.attach(channel, lambda event: None)
+        await layer.enter(GROUP, channel, told.append)
+    assert told == [True, False, False, False]
+
+
+async def test_missing(trio: list[ClusterLayer]) -> None:
+    await session(trio[0], group="session.0")
+    await session(trio[1], group="session.1")
+    asked = [f"session.{number}" for number in range(1200)]
+    for layer in trio:
+        assert await layer.missing(asked) == set(asked[2:])
+
+
+async def test_what_cannot_be_known_is_not_guessed(private: RedisServer) -> None:
+    async with layers(2, private) as (one, two):
+        here = await session(two)
+        await private.kill()
+        await asyncio.sleep(0.2)
+        with pytest.raises(ClusterUnreachable):
+            await request(one)
+        with pytest.raises(ClusterUnreachable):
+            await one.missing([GROUP])
+        await request(two)
+        assert here.events == [EVENT]
+        await private.start()
+        await asyncio.sleep(2)
+        await request(one)
+        assert here.events == [EVENT, EVENT]
+
+
+async def test_a_redis_that_hangs(private: RedisServer) -> None:
+    """Nobody waits for long, and what was in its hands isn't delivered when it goes on."""
+    async with layers(2, private) as (one, two):
+        bob = await session(two)
+        await request(one)
+        private.pause()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(ClusterLost):
+            await request(one)
+        assert loop.time() - began < 2
+        await asyncio.sleep(0.5)
+        private.resume()
+        await asyncio.sleep(1.5)
+        assert len(bob.events) == 1
+        await request(one)
+        assert len(bob.events) == 2
+
+
+@pytest.fixture
+async def private() -> AsyncIterator[RedisServer]:
+    async with RedisServer.running() as server:
+        yield server
+
+
+async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLayer], redis: RedisServer) -> None:
+    bob = await session(trio[0])
+    before = stats.bad_envelopes
+    bad = envelope.pack_event({"type": "session.send", "message": "x"})
+    for kind, fields in ((envelope.REQUEST, {"id": 1, "at": 0.0}), (envelope.ANNOUNCE, {})):
+        payload = envelope.pack(kind, inbox=b"nobody", event=bad, **fields)
+        await redis.execute("PUBLISH", f"test__group__{GROUP}", payload)
+    await asyncio.sleep(0.1)
+    assert stats.bad_envelopes == before + 2
+    assert not bob.events
+
+
+async def test_senders_wait_while_redis_takes_nothing(private: RedisServer) -> None:
+    async with layers(1, private, timeout=3.0) as (layer,):
+        assert not layer.full
+        private.pause()
+        event = send_event(Frame("x" * (1 << 20), 1 << 20), 0.0)
+        outcomes = [layer.request(GROUP, event) for _ in range(40)]
+        assert layer.full
+        private.resume()
+        await asyncio.wait_for(layer.room(), 5)
+        for outcome in outcomes:
+            assert outcome
+            with pytest.raises(SessionNotFound):
+                await outcome
+
+
+async def test_started_once_it_has_tried() -> None:
+    layer = make_layer("redis://127.0.0.1:9")
+    assert not layer.started
+    await layer.start()
+    assert layer.started
+    await layer.flush()

@@ -1,0 +1,75 @@
+"""Events for sessions, and which of those that come from elsewhere can be used."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.events import CLAIM, CLOSE, SEND, SHARED, claim_event, close_event, is_valid, send_event
+from proxy.protocol import Frame
+
+TEXT, BINARY = Frame("hello", 5), Frame(b"\x00", 1)
+SENT = send_event(TEXT, 0.0)
+CLOSED = close_event(None, 1000, "")
+CLAIMED = claim_event("x", 1.0, fresh=True)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        SENT,
+        send_event(BINARY, 1.5),
+        CLOSED,
+        close_event(TEXT, 4999, "x" * 123),
+        CLAIMED,
+        SENT | {"what a newer version may add": 1},
+    ],
+)
+def test_what_is_made_here_is_valid(event: dict[str, Any]) -> None:
+    assert is_valid(event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        [],
+        {},
+        {"type": ["session.send"]},
+        {"type": SHARED},  # nobody else may say that
+        {"type": SEND},
+        SENT | {"message": {"type": "websocket.close", "code": 1000}},
+        SENT | {"message": {"type": "websocket.send", "text": b"bytes"}},
+        SENT | {"message": {"type": "websocket.send", "text": "a", "bytes": b"b"}},
+        SENT | {"size": -1},
+        SENT | {"size": "5"},
+        SENT | {"timeout": -1.0},
+        SENT | {"timeout": float("nan")},
+        SENT | {"timeout": None},
+        {"type": CLOSE},
+        CLOSED | {"code": 1006},
+        CLOSED | {"code": 1e3},
+        CLOSED | {"reason": "ü" * 62},
+        CLOSED | {"reason": b""},
+        CLOSED | {"last": "text"},
+        {"type": CLAIM},
+        CLAIMED | {"since": "now"},
+        CLAIMED | {"fresh": 1},
+    ],
+)
+def test_what_no_session_could_use_is_not(event: object) -> None:
+    assert not is_valid(event)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+FIELDS = ["type", "message", "size", "timeout", "last", "code", "reason", "connection", "since", "fresh"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES | st.sampled_from([SEND, CLOSE, CLAIM, SENT["message"]])))
+def test_whatever_comes_is_valid_or_not(event: dict[str, Any]) -> None:
+    assert is_valid(event) in (True, False)

@@ -1,0 +1,120 @@
+"""Requests that wait for answers: how many, which, how long."""
+
+import asyncio
+
+import pytest
+
+from proxy.exceptions import ClusterLost, NoAnswer, SendTimeout, SessionClosed, SessionNotFound, SessionTaken
+from proxy.requests import LATER, OK, Request, Requests, name_of
+from proxy.stats import stats
+
+
+def make(for_all: bool = False) -> tuple[Requests, Request]:
+    requests = Requests(timeout=0.1, wait_limit=0.3)
+    return requests, requests.new(echo=False, for_all=for_all)
+
+
+async def test_no_process_has_it() -> None:
+    requests, request = make()
+    requests.expect(request, 0)
+    with pytest.raises(SessionNotFound):
+        await request.future
+    assert not len(requests)
+
+
+async def test_the_first_good_answer_counts_even_before_redis_says_how_many() -> None:
+    requests, request = make()
+    requests.answer(request.number, OK)
+    await request.future
+    requests.expect(request, 1)
+    requests.answer(request.number, "closed")  # too late to mean anything
+    assert not len(requests)
+
+
+@pytest.mark.parametrize("error", [SessionNotFound, SessionClosed, SendTimeout, SessionTaken])
+async def test_errors_have_names_on_redis(error: type[SessionClosed]) -> None:
+    requests, request = make()
+    requests.expect(request, 1)
+    requests.answer(request.number, name_of(error()))
+    with pytest.raises(error):
+        await request.future
+
+
+async def test_an_error_that_only_a_newer_process_knows() -> None:
+    requests, request = make()
+    requests.expect(request, 1)
+    requests.answer(request.number, "on holiday")
+    with pytest.raises(SessionClosed):
+        await request.future
+
+
+async def test_all_that_have_it_must_refuse() -> None:
+    requests, request = make()
+    requests.expect(request, 2)
+    requests.answer(request.number, "not found")
+    assert not request.future.done()
+    requests.answer(request.number, "closed")
+    with pytest.raises(SessionClosed):
+        await request.future
+
+
+async def test_for_all_waits_for_all() -> None:
+    requests, request = make(for_all=True)
+    requests.answer(request.number, OK)
+    requests.expect(request, 3)
+    requests.answer(request.number, "taken")
+    assert not request.future.done()
+    requests.answer(request.number, OK)
+    await request.future
+    assert [type(error) for error in request.errors] == [SessionTaken]
+
+
+async def test_no_answer_in_time() -> None:
+    before = stats.no_answers
+    requests, request = make()
+    requests.expect(request, 1)
+    with pytest.raises(NoAnswer) as raised:
+        await asyncio.wait_for(request.future, 1)
+    assert type(raised.value) is NoAnswer
+    assert stats.no_answers == before + 1
+    assert not len(requests)
+
+
+async def test_redis_did_not_even_take_it() -> None:
+    _, request = make()
+    with pytest.raises(ClusterLost):
+        await asyncio.wait_for(request.future, 1)
+
+
+async def test_later_means_later() -> None:
+    requests, request = make()
+    requests.expect(request, 1)
+    requests.answer(request.number, LATER)
+    await asyncio.sleep(0.2)
+    assert not request.future.done()
+    requests.answer(request.number, OK)
+    await request.future
+    assert not len(requests)
+
+
+async def test_later_is_not_never() -> None:
+    requests, request = make()
+    requests.expect(request, 1)
+    requests.answer(request.number, LATER)
+    with pytest.raises(NoAnswer):
+        await asyncio.wait_for(request.future, 2)
+
+
+async def test_a_cancelled_request_is_forgotten_in_time() -> None:
+    requests, request = make()
+    requests.expect(request, 1)
+    request.future.cancel()
+    await asyncio.sleep(0.4)
+    assert not len(requests)
+
+
+async def test_numbers_are_not_used_again() -> None:
+    requests, first = make()
+    requests.answer(first.number, OK)
+    assert requests.new(echo=True).number != first.number
+    assert requests.get(first.number) is None
