@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format bench demo lock clean
+.PHONY: help run test coverage lint format bench bench-cluster demo lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backend, print their addresses
 	$(BIN)/python examples/chat/run.py
@@ -31,6 +31,9 @@ format: $(VENV)/dev.stamp ## format the code
 
 bench: $(VENV)/dev.stamp ## measure speed against a bare ASGI application, write docs/performance.md's table
 	$(BIN)/python -m bench --write $(BENCH_ARGS)
+
+bench-cluster: $(VENV)/dev.stamp ## measure two processes and Redis, write their tables and the model of docs/scaling.md
+	$(BIN)/python -m bench cluster --write $(BENCH_ARGS)
 
 demo: run ## the same as `make run`
 

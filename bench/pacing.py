@@ -36,7 +36,7 @@ class PacedRequests(Requests):
     def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, rate: float) -> None:
         super().__init__(system, batches, size)
         self.interval = int(SECOND / rate)
-        self.total = max(1, int(seconds * rate))
+        self.total = max(1, round(seconds * rate))
         self.first = perf_counter_ns() + LEAD
         self.due = 0
         self.timer = timer(self.first, self.interval)

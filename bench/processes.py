@@ -50,17 +50,21 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def cpu_seconds(root: int) -> float:
-    """Return the CPU time, user and system, that a process tree has used, all threads and reaped children included."""
-    total = 0.0
+def clocks(root: int) -> dict[int, float]:
+    """Return the CPU time, user and system, of each process of a tree, all threads and reaped children included."""
+    found = {}
     for pid in tree(root):
         with contextlib.suppress(OSError):  # it may end between listing and reading
             # clock_getcpuclockid(3) for a process: nanoseconds, where /proc/PID/stat counts in ticks of 10 ms.
-            total += time.clock_gettime((~pid << 3) | 2)
-        fields = stat_fields(pid)
-        if fields:
-            total += (int(fields[13]) + int(fields[14])) / TICKS
-    return total
+            found[pid] = time.clock_gettime((~pid << 3) | 2)
+            fields = stat_fields(pid)
+            found[pid] += (int(fields[13]) + int(fields[14])) / TICKS if fields else 0.0
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """Return the CPU time that a process tree has used."""
+    return sum(clocks(root).values())
 
 
 def memory_kib(root: int) -> float:

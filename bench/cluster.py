@@ -1,0 +1,129 @@
+"""The cluster's rounds: who stands where. Used by bench.cluster_command; the work itself is in bench.cluster_work.
+
+Four sides take turns. `alone` is one process without Redis. `local` and `remote` are two processes A and B with one
+Redis, all sessions on A: the sends go to A or to B. `workers` is `runproxy --workers N` with Redis, sessions and sends
+on its port.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .cluster_work import rows
+from .meter import ClusterStage
+from .processes import Process, free_port
+from .redis import RedisServer
+from .run import Round, launch, launch_backend, launch_load, take_turns
+from .systems import SYSTEMS
+from .work import Plan
+
+SIDES = ("alone", "local", "remote", "workers")
+SYSTEM = SYSTEMS["ours-uvicorn"]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the processes of one stage share: whatever ends them, their folder, and the backend."""
+
+    stack: ExitStack
+    folder: Path
+    backend_url: str
+
+    def redis(self) -> RedisServer:
+        """Start a Redis server."""
+        server = RedisServer(self.folder)
+        self.stack.callback(server.stop)
+        server.wait_listening()
+        return server
+
+    def proxy(self, port: int, redis: RedisServer | None, *arguments: str) -> Process:
+        """Start a proxy and wait until it answers."""
+        environment = SYSTEM.environment(port, self.backend_url, self.folder)
+        if redis:
+            environment["EKBO_REDIS_URL"] = redis.url
+        process = launch(self.stack, [*SYSTEM.command(port), *arguments], environment)
+        process.wait_ready(port, SYSTEM.ping_path)
+        return process
+
+    def load(self, port: int) -> Process:
+        """Start a load process whose clients connect to a port."""
+        return launch_load(self.stack, SYSTEM.name, port)
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    """Prepare a stage's ground; all that is started on it ends with it."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        yield Ground(stack, folder, launch_backend(stack))
+
+
+@contextmanager
+def alone(plan: Plan) -> Iterator[ClusterStage]:
+    """One process without Redis."""
+    with ground() as on:
+        port = free_port()
+        server = on.proxy(port, None)
+        yield ClusterStage(plan, server, on.load(port), servers=(server,))
+
+
+@contextmanager
+def pair(plan: Plan) -> Iterator[ClusterStage]:
+    """Two processes and one Redis; clients and sends at the first."""
+    with ground() as on:
+        redis = on.redis()
+        ports = free_port(), free_port()
+        servers = tuple(on.proxy(port, redis) for port in ports)
+        yield ClusterStage(plan, servers[0], on.load(ports[0]), servers=servers, redis=redis, other_port=ports[1])
+
+
+@contextmanager
+def workers(plan: Plan) -> Iterator[ClusterStage]:
+    """One runproxy with several workers."""
+    with ground() as on:
+        redis = on.redis()
+        port = free_port()
+        server = on.proxy(port, redis, "--workers", str(plan.workers))
+        time.sleep(plan.settle)  # the others may still be on their way when the first one answers
+        yield ClusterStage(plan, server, on.load(port), servers=(server,), redis=redis)
+
+
+def measure(plan: Plan) -> Round:
+    """Do all the work with freshly started processes."""
+    with ExitStack() as stack:
+        local = stack.enter_context(pair(plan))
+        stages = {
+            "alone": stack.enter_context(alone(plan)),
+            "local": local,
+            "remote": replace(local, send_port=local.other_port),
+            "workers": stack.enter_context(workers(plan)),
+        }
+        measures: Round = {name: {} for name in SIDES}
+        for row in rows(stages):
+            for name, found in take_turns(row).items():
+                measures[name] |= found
+        return measures
+
+
+def run(plan: Plan, rounds: int) -> list[Round]:
+    """Measure round after round. Progress goes to stderr."""
+    results: list[Round] = []
+    for number in range(rounds):
+        start = time.monotonic()
+        results.append(measure(plan))
+        print(f"round {number + 1}/{rounds} ({time.monotonic() - start:.0f} s)", file=sys.stderr)
+        for name, values in results[-1].items():
+            print(f"  {name}: {progress(values)}", file=sys.stderr, flush=True)
+    return results
+
+
+def progress(values: Mapping[str, float]) -> str:
+    """Return the figures of one side that show whether a run makes sense."""
+    return (
+        f"send {values['send_cpu_us']:.1f} us, fan-out {values['fanout_cpu_us']:.1f} us,"
+        f" {values['send_per_second']:.0f} sends/s, p99 {values['paced_p99_ms']:.2f} ms"
+    )

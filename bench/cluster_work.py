@@ -1,0 +1,132 @@
+"""The kinds of work of `python -m bench cluster`: those of bench.work, with what each process and Redis did for them.
+
+Used by bench.cluster.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+
+from .meter import ClusterStage, Meter
+from .processes import clocks, cpu_seconds
+from .work import ANSWER_SECONDS, Connect, Plan, Send, WarmUp, Work
+
+
+class MeteredWarmUp(WarmUp):
+    """The first connections; then the memory of a process that serves hardly anybody."""
+
+    stage: ClusterStage
+
+    def end(self) -> dict[str, float]:
+        processes = sum(len(clocks(server.pid)) for server in self.stage.servers)
+        return {"process_memory_kib": self.stage.memory() / processes}
+
+
+class MeteredConnect(Connect):
+    """The connections, with what Redis did and keeps for them."""
+
+    stage: ClusterStage
+
+    def begin(self) -> None:
+        self.meter = Meter(self.stage)
+        self.redis_memory = self.stage.redis.memory() if self.stage.redis else 0
+        super().begin()
+
+    def slice(self, number: int) -> None:
+        with self.meter.running():
+            super().slice(number)
+
+    def end(self) -> dict[str, float]:
+        count = self.plan.connections
+        found = {
+            **super().end(),
+            **self.meter.measures("connect", count),
+            **self.meter.redis_cpu_us("redis_subscribe_us", "subscribes", count),
+        }
+        if self.stage.redis:
+            found["redis_session_bytes"] = (self.stage.redis.memory() - self.redis_memory) / count
+        return found
+
+
+class MeteredSend(Send):
+    """Pushes, with what each process and Redis did for them."""
+
+    stage: ClusterStage
+
+    def begin(self) -> None:
+        super().begin()
+        self.meter = Meter(self.stage)
+
+    def slice(self, number: int) -> None:
+        with self.meter.running():
+            super().slice(number)
+
+    def end(self) -> dict[str, float]:
+        delivered = sum(result["delivered"] for result in self.results)
+        return {
+            **super().end(),
+            **self.meter.measures(self.name, delivered),
+            **self.meter.redis_cpu_us(f"{self.name}_publish_us", "publishes", delivered / self.keys),
+            f"{self.name}_request_bytes": self.results[0]["request_bytes"],
+            f"{self.name}_response_bytes": self.results[0]["response_bytes"],
+        }
+
+
+class Idle(Work):
+    """A pause as long as the time between two pings of a connection; the process without sessions is the yardstick."""
+
+    stage: ClusterStage
+
+    def slices(self) -> int:
+        return 0
+
+    def pause(self) -> float:
+        return self.plan.idle
+
+    def begin(self) -> None:
+        self.before = self.clocks()
+
+    def end(self) -> dict[str, float]:
+        holder, other, redis = (after - before for after, before in zip(self.clocks(), self.before, strict=True))
+        return {
+            "ping_cpu_us": (holder - other) / (self.plan.connections + self.plan.warm_up_connections) * 1e6,
+            "idle_process_us": other / self.plan.idle * 1e6,
+            "idle_redis_us": redis / self.plan.idle * 1e6,
+        }
+
+    def clocks(self) -> list[float]:
+        """Return the CPU seconds of the process with the sessions, of the other one, and of Redis."""
+        return [cpu_seconds(process.pid) for process in (*self.stage.servers, *self.stage.redises())]
+
+
+class MeteredClose(Work):
+    """All clients leave at once; what the proxies and Redis do about it, up to the end of the pause, is counted."""
+
+    stage: ClusterStage
+
+    def slices(self) -> int:
+        return 1
+
+    def begin(self) -> None:
+        self.meter = Meter(self.stage)
+
+    def slice(self, number: int) -> None:
+        with self.meter.running():
+            self.closed = self.stage.load.ask(ANSWER_SECONDS, do="close")["closed"]
+            time.sleep(self.plan.settle)
+
+    def end(self) -> dict[str, float]:
+        found = self.meter.measures("close", self.closed)
+        return found | {"close_cpu_us": found["close_proxy_cpu_us"] + found.get("close_redis_cpu_us", 0.0)}
+
+
+def rows(stages: Mapping[str, ClusterStage]) -> Iterator[dict[str, Work]]:
+    """Yield the kinds of work in order, each for its sides; `remote` has the sessions of `local`."""
+    plan: Plan = stages["local"].plan
+    connecting = {name: stage for name, stage in stages.items() if name != "remote"}
+    yield {name: MeteredWarmUp(stage) for name, stage in connecting.items()}
+    yield {name: MeteredConnect(stage) for name, stage in connecting.items()}
+    yield {"local": Idle(stages["local"])}
+    sends = [("send", 1, None), ("fanout", plan.keys, None), ("paced", 1, plan.rate), ("busy", 1, plan.busy_rate)]
+    for kind, keys, rate in sends:
+        yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in stages.items()}
+    yield {name: MeteredClose(stage) for name, stage in connecting.items()}
