@@ -15,13 +15,14 @@ from channels_redis.utils import _wrap_close
 from proxy import envelope, events
 from proxy.envelope import BadEnvelope
 from proxy.events import Event
-from proxy.exceptions import ClusterLost, DeliveryError, SessionNotFound
+from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
 from proxy.freshness import Freshness
 from proxy.layers import LocalChannelLayer, Outcome, decide, settle
 from proxy.link import LOST
+from proxy.redis_connection import ignore
 from proxy.redis_layer import RedisLayer
 from proxy.requests import LATER, OK, Request, Requests, name_of
-from proxy.shard import Shard, ignore
+from proxy.shard import UNSURE, Shard
 from proxy.stats import stats
 
 
@@ -92,13 +93,9 @@ class ClusterLayer(RedisLayer):
         asked: dict[Shard, list[str]] = {}
         for group in await super().missing(groups):
             asked.setdefault(self._shard(group), []).append(group)
-        counts = [shard.subscribers(map(self._redis_group, elsewhere)) for shard, elsewhere in asked.items()]
-        return {
-            group
-            for elsewhere, answer in zip(asked.values(), await asyncio.gather(*counts), strict=True)
-            for group, count in zip(elsewhere, answer, strict=True)
-            if not count
-        }
+        answers = await asyncio.gather(*[shard.absent(map(self._redis_group, some)) for shard, some in asked.items()])
+        absent = set().union(*answers)
+        return {group for some in asked.values() for group in some if self._redis_group(group) in absent}
 
     def _ask(self, group: str, message: Event, *, echo: bool, for_all: bool = False) -> Request:
         """Send a request to the other processes. Raises ClusterUnreachable.
@@ -113,13 +110,15 @@ class ClusterLayer(RedisLayer):
         def on_count(reply: Any) -> None:
             if reply is LOST:
                 self._requests.fail(request, ClusterLost())
+            elif reply is UNSURE:
+                self._requests.fail(request, ClusterUnreachable())
             else:
-                self._requests.expect(request, reply - own)
+                self._requests.expect(request, reply)
 
         kind = envelope.REQUEST_ALL if for_all else envelope.REQUEST
         payload = envelope.pack(kind, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1])
         try:
-            self._shard(group).call(on_count, b"PUBLISH", self._redis_group(group), payload)
+            self._shard(group).publish(on_count, self._redis_group(group), payload, own)
         except DeliveryError as error:
             self._requests.fail(request, error)
             raise

@@ -11,7 +11,7 @@ import msgpack
 
 VERSION = 1
 
-# Kinds. The first four go to a group, to all processes that have members in it; the others to one process's inbox.
+# Kinds. The first four go to a group, to all processes that have members in it; the next two to one process's inbox.
 REQUEST = "request"
 """An event that is answered: to `inbox`, naming `id`. `at` is the sender's monotonic clock, in seconds."""
 REQUEST_ALL = "request all"
@@ -24,8 +24,8 @@ REPLIES = "replies"
 """Answers: pairs of the request's id and an outcome."""
 CHANNEL = "channel"
 """A message of Channels' own send."""
-PROBE = "probe"
-"""From a process to itself, to see whether its subscriptions work."""
+PRESENT = "present"
+"""A process is there, or it leaves. To all, its own copy included: if that doesn't come back, `number` is missed."""
 
 _REQUEST_FIELDS = {"inbox": bytes, "id": int, "at": float, "event": bytes}
 _FIELDS: Mapping[str, Mapping[str, type]] = {
@@ -35,7 +35,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     GROUP: {"inbox": bytes, "message": dict},
     REPLIES: {"replies": list},
     CHANNEL: {"channel": str, "message": dict},
-    PROBE: {"number": int},
+    PRESENT: {"inbox": bytes, "number": int, "left": bool},
 }
 
 

@@ -173,13 +173,21 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(str(exc) if exc else "Redis closed the connection")
 
+    def close(self) -> None:
+        """End it well: what was written still leaves."""
+        if not self.closed:
+            self._write_out()
+            self._transport.close()
+            self.lose("closed")
+
     def lose(self, why: str) -> None:
         """Give the connection up: what isn't answered never will be."""
         if self.closed:
             return
         self.closed = True
         if self._connection:
-            self._transport.abort()
+            if not self._transport.is_closing():
+                self._transport.abort()
             self._connection._reader = self._connection._writer = None
         if self._timer:
             self._timer.cancel()

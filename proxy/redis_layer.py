@@ -18,8 +18,9 @@ from proxy import envelope, events
 from proxy.envelope import BadEnvelope
 from proxy.events import Event
 from proxy.layers import LocalChannelLayer
+from proxy.redis_connection import ignore
 from proxy.redis_hosts import Host
-from proxy.shard import Shard, ignore
+from proxy.shard import Shard
 from proxy.stats import stats
 
 logger = logging.getLogger("proxy.cluster")
@@ -35,6 +36,7 @@ class RedisLayer(LocalChannelLayer):
         self._group_prefix = f"{prefix}__group__"
         self._channel_prefix = f"{prefix}__channel__"
         self._inbox = f"{self._inbox_prefix}{self._process}".encode()
+        self._common = f"{prefix}__processes".encode()
         self._timeout = timeout
         self._hosts = hosts
         self._shards: list[Shard] = []
@@ -137,8 +139,8 @@ class RedisLayer(LocalChannelLayer):
             return
         for index, (name, host) in enumerate(self._hosts):
             shard = Shard(
-                name, host, self._inbox, self._timeout, partial(self._subscriptions, index), self._on_message,
-                self._on_shared,
+                name, host, self._timeout, self._inbox, self._common, partial(self._subscriptions, index),
+                self._on_message, self._on_shared,
             )  # fmt: skip
             self._shards.append(shard)
             self._tasks.append(asyncio.create_task(shard.run()))
@@ -192,8 +194,8 @@ class RedisLayer(LocalChannelLayer):
 
     def _take(self, shard: Shard, channel: str, kind: str, found: dict[str, Any]) -> None:
         """One message, whose fields are of the types that its kind has. Raises BadEnvelope."""
-        if kind == envelope.PROBE:
-            shard.on_probe(found["number"])
+        if kind == envelope.PRESENT:
+            shard.on_present(found["inbox"], found["number"], found["left"])
         elif kind == envelope.CHANNEL:
             try:
                 self._put(found["channel"], found["message"])

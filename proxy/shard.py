@@ -1,98 +1,86 @@
-"""One Redis of the cluster, kept connected: subscriptions, probes, back-off, and what is wrong with it in words.
+"""One Redis of the cluster: the subscriptions and answers of this process, and who else is connected there.
 
-`cluster` owns one per Redis; the socket itself is `link`.
+`cluster` has one for each Redis, which has a part of the groups.
 """
 
 import asyncio
 import itertools
-import logging
-import random
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from time import monotonic
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from channels_redis.utils import create_pool
-from redis.asyncio.connection import ConnectionPool
-from redis.exceptions import RedisError
-
 from proxy import envelope
-from proxy.exceptions import ClusterLost, ClusterUnreachable
+from proxy.exceptions import ClusterUnreachable
 from proxy.link import LOST, Link, OnReply
-from proxy.stats import stats
+from proxy.presence import Presence
+from proxy.redis_connection import RedisConnection, fill, ignore
 
-PROBE_PERIOD = 5.0  # seconds
-RETRY_DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to connect; the last one for all further ones
-SUBSCRIBE_BATCH = 1000  # channels in one command
-COUNT_BATCH = 500
-
-logger = logging.getLogger("proxy.cluster")
+UNSURE = object()
+"""Nobody has a channel, but a process that may have it is cut off from Redis right now."""
 
 
-class Shard:
-    """`inbox` is this process's own channel, `subscriptions` gives all other channels, and `on_shared` is called for
-    those that others have as well after a gap. `timeout`, in seconds, is for each answer of Redis."""
+class Shard(RedisConnection):
+    """`inbox` is this process's own channel, `common` that of all processes, `subscriptions` gives the others; and
+    `on_shared` is called for those of them that other processes have as well, after a gap."""
 
     def __init__(
         self,
         name: str,
         host: dict[str, Any],
-        inbox: bytes,
         timeout: float,
-        subscriptions: Callable[[], Iterator[bytes]],
+        inbox: bytes,
+        common: bytes,
+        subscriptions: Callable[[], Iterable[bytes]],
         on_message: Callable[["Shard", bytes, bytes], None],
         on_shared: Callable[[bytes], None],
     ) -> None:
-        self._pool: ConnectionPool = create_pool(host)
-        self._name = name
+        super().__init__(name, host, timeout)
         self._inbox = inbox
-        self._timeout = timeout
+        self._common = common
         self._subscriptions = subscriptions
         self._on_message = on_message
         self._on_shared = on_shared
-        self._link: Link | None = None
-        self._lost: asyncio.Future[str]
-        self._up = False
-        self._was_up = False
-        self._since = monotonic()
-        self._problem = "not connected yet"
         self._replies: dict[bytes, list[tuple[int, str]]] = {}
+        self._presence = Presence(inbox)
+        self._complete = True
+        self._asked_presence = False
         self._probes = itertools.count()
         self._probe: tuple[int, asyncio.Future[None]] | None = None
-        self.tried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done after the first attempt to connect, whatever came of it."""
 
-    # Commands
+    def publish(self, on_count: OnReply, channel: bytes, payload: bytes, own: int = 0) -> None:
+        """PUBLISH; `on_count` gets to how many processes it went, less `own`, or UNSURE, LOST.
 
-    def call(self, on_reply: OnReply, *command: bytes) -> None:
-        """A command with one answer. Raises ClusterUnreachable; a loss after that is LOST as answer."""
-        if not self._up or self._link is None:
-            raise ClusterUnreachable
-        self._link.call(on_reply, *command)
+        Raises ClusterUnreachable.
+        """
 
-    async def ask(self, *command: bytes) -> Any:
-        """A command and its answer. Raises ClusterUnreachable, ClusterLost."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The command has its place in the line of answers even when whoever waits for it is cancelled.
-        self.call(partial(_fill, answer), *command)
-        reply = await answer
-        if reply is LOST:
-            raise ClusterLost
-        return reply
+        def on_first(count: Any) -> None:
+            if count is LOST or count > own:
+                on_count(count if count is LOST else count - own)
+            elif not self._presence.others() or self._link is None:
+                on_count(0)
+            else:
+                # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
+                self._ask_presence(self._link)
+                self._link.call(on_second, b"PUBLISH", channel, payload)
 
-    async def subscribers(self, channels: Iterable[bytes]) -> list[int]:
-        """How many processes listen to each of some channels. Raises ClusterUnreachable, ClusterLost."""
+        def on_second(count: Any) -> None:
+            if count is LOST or count > own:
+                on_count(count if count is LOST else count - own)
+            else:
+                on_count(0 if self._complete else UNSURE)
+
+        self.call(on_first, b"PUBLISH", channel, payload)
+
+    async def absent(self, channels: Iterable[bytes]) -> set[bytes]:
+        """Those that nobody has. Raises ClusterUnreachable, also when that can't be said for sure; ClusterLost."""
         asked = list(channels)
-        counts: list[int] = []
-        for start in range(0, len(asked), COUNT_BATCH):
-            counts += (await self.ask(b"PUBSUB", b"NUMSUB", *asked[start : start + COUNT_BATCH]))[1::2]
-        return counts
-
-    def subscribe(self, channel: bytes) -> None:
-        self._write(b"SUBSCRIBE", channel)
-
-    def unsubscribe(self, channel: bytes) -> None:
-        self._write(b"UNSUBSCRIBE", channel)
+        absent = [channel for channel, count in zip(asked, await self.subscribers(asked), strict=True) if not count]
+        if absent and self._presence.others() and self._link:
+            self._ask_presence(self._link)
+            counts = await self.subscribers(absent)
+            absent = [channel for channel, count in zip(absent, counts, strict=True) if not count]
+            if absent and not self._complete:
+                raise ClusterUnreachable
+        return set(absent)
 
     def reply(self, inbox: bytes, number: int, outcome: str) -> None:
         """Answer a request; all answers of a turn to the same process leave together."""
@@ -100,149 +88,59 @@ class Shard:
             self._replies.setdefault(inbox, []).append((number, outcome))
             self._link.schedule()
 
-    @property
-    def full(self) -> bool:
-        return self._link is not None and self._link.full
+    def on_present(self, inbox: bytes, number: int, left: bool) -> None:
+        """A process said that it is there, or that it leaves; maybe this one."""
+        if self._presence.hear(inbox, left):
+            self._say_present(inbox)  # it has just come, and hasn't heard of us
+        elif inbox == self._inbox and self._probe and self._probe[0] == number:
+            fill(self._probe[1], None)
 
-    async def room(self) -> None:
-        """Wait while Redis takes nothing; at most until it is given up."""
+    def _say_present(self, to: bytes, number: int = -1, left: bool = False) -> None:
         if self._link:
-            await self._link.room()
+            payload = envelope.pack(envelope.PRESENT, inbox=self._inbox, number=number, left=left)
+            self._link.call(ignore, b"PUBLISH", to, payload)
 
-    def problem(self) -> str | None:
-        """Why it can't be used, in words, and for how long."""
-        if self._up:
-            return None
-        return f"Redis {self._name}: {self._problem}, for {monotonic() - self._since:.0f} s"
+    def _ask_presence(self, link: Link) -> None:
+        """Once a turn: are all processes connected that were heard of? `_complete` says so to later answers."""
+        if not self._asked_presence:
+            self._asked_presence = True
+            link.call(self._on_presence, b"PUBSUB", b"NUMSUB", *self._presence.others())
 
-    def on_probe(self, number: int) -> None:
-        """The last probe came back."""
-        if self._probe and self._probe[0] == number and not self._probe[1].done():
-            self._probe[1].set_result(None)
+    def _on_presence(self, reply: Any) -> None:
+        self._complete = reply is not LOST and all(reply[1::2])
 
-    def _write(self, *command: bytes) -> None:
-        if self._link:
-            self._link.write(command)
+    # RedisConnection
 
-    def _on_flush(self) -> None:
+    def channels(self) -> list[bytes]:
+        # The inbox comes last: whoever sees it knows that all others are there.
+        return [*self._subscriptions(), self._common, self._inbox]
+
+    def on_message(self, channel: bytes, payload: bytes) -> None:
+        self._on_message(self, channel, payload)
+
+    def on_flush(self) -> None:
+        self._asked_presence = False
         if self._replies and self._link:
             for inbox, replies in self._replies.items():
                 self._link.call(ignore, b"PUBLISH", inbox, envelope.pack(envelope.REPLIES, replies=replies))
             self._replies.clear()
 
-    # Life
+    def on_up(self) -> None:
+        self._replies.clear()
+        self._presence.connected()
+        self._say_present(self._common)
 
-    async def run(self) -> None:
-        """Stay connected until cancelled."""
-        delays = iter(RETRY_DELAYS)
-        try:
-            while True:
-                try:
-                    await self._connect()
-                    delays = iter(RETRY_DELAYS)
-                    await self._watch()
-                except (OSError, TimeoutError, RedisError) as error:
-                    # A bare TimeoutError has no text.
-                    self._lose(str(error) or f"no answer within {self._timeout:g} s")
-                except (ClusterLost, ClusterUnreachable):
-                    self._lose("lost while subscribing")
-                delay = next(delays, RETRY_DELAYS[-1])
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  not for security
-        finally:
-            self._tried()
-            self._up = False  # not a loss
-            self._lose("this process has left the cluster")
-
-    async def _connect(self) -> None:
-        self._lost = asyncio.get_running_loop().create_future()
-        link = Link(lambda channel, payload: self._on_message(self, channel, payload), self._on_flush,
-                    self._on_lost, self._timeout)  # fmt: skip
-        async with asyncio.timeout(self._timeout):
-            await link.open(self._pool)
-        # From here on every subscription that comes or goes is written to this link, in order.
-        self._link = link
-        channels = [self._inbox, *self._subscriptions()]
-        for start in range(0, len(channels), SUBSCRIBE_BATCH):
-            link.write((b"SUBSCRIBE", *channels[start : start + SUBSCRIBE_BATCH]))
-        subscribed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        link.call(partial(_fill, subscribed), b"PING")
-        if await subscribed is LOST:
-            raise ConnectionError(self._lost.result() if self._lost.done() else "lost")
-        self._come_up()
-        # What may have happened meanwhile: a key of ours connected elsewhere.
+    async def after_gap(self) -> None:
+        channels = list(self._subscriptions())
         for channel, count in zip(channels, await self.subscribers(channels), strict=True):
             if count > 1:
                 self._on_shared(channel)
 
-    async def _watch(self) -> None:
-        """Until the link is lost, or its subscription turns out to be dead, or the master another one."""
-        while True:
-            await asyncio.wait([self._lost], timeout=PROBE_PERIOD)
-            if self._lost.done():
-                raise ConnectionError(self._lost.result())
-            back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            number = next(self._probes)
-            self._probe = number, back
-            self.call(ignore, b"PUBLISH", self._inbox, envelope.pack(envelope.PROBE, number=number))
-            ends: list[asyncio.Future[Any]] = [back, self._lost]
-            await asyncio.wait(ends, timeout=2 * self._timeout, return_when=asyncio.FIRST_COMPLETED)
-            if not back.done() and not self._lost.done():
-                raise ConnectionError("what is published doesn't come back")
-            await self._check_master()
+    def probe(self) -> asyncio.Future[None]:
+        number, back = next(self._probes), asyncio.get_running_loop().create_future()
+        self._probe = number, back
+        self._say_present(self._common, number)
+        return back
 
-    async def _check_master(self) -> None:
-        """With Sentinel: a master that was cut off from the others doesn't know that it was replaced."""
-        find = getattr(self._pool, "get_master_address", None)
-        if find is None or self._link is None:
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                master = await find()
-        except (OSError, TimeoutError, RedisError):
-            return
-        if self._link and tuple(master) != self._link.address:
-            raise ConnectionError(f"the master is {master[0]}:{master[1]} now")
-
-    def _come_up(self) -> None:
-        gap = monotonic() - self._since
-        if self._was_up:
-            stats.link_gap_ms += round(gap * 1000)
-            logger.warning("Redis %s: connected again after %.1f s", self._name, gap)
-        self._up = self._was_up = True
-        self._tried()
-
-    def _on_lost(self, why: str) -> None:
-        if not self._lost.done():
-            self._lost.set_result(why)
-        self._down(why)
-
-    def _lose(self, why: str) -> None:
-        link, self._link = self._link, None
-        self._down(why)
-        if link:
-            link.lose(why)
-
-    def _down(self, why: str) -> None:
-        if self._up:
-            self._up = False
-            self._since = monotonic()
-            stats.link_losses += 1
-            logger.warning("Redis %s: lost: %s", self._name, why)
-        elif not self.tried.done():
-            logger.warning("Redis %s can't be reached, will be tried again: %s", self._name, why)
-        self._problem = why
-        self._replies.clear()
-        self._tried()
-
-    def _tried(self) -> None:
-        if not self.tried.done():
-            self.tried.set_result(None)
-
-
-def ignore(reply: object) -> None:
-    """The answer to a command whose outcome nobody needs."""
-
-
-def _fill(future: asyncio.Future[Any], reply: Any) -> None:
-    if not future.done():
-        future.set_result(reply)
+    def on_leave(self) -> None:
+        self._say_present(self._common, left=True)

@@ -1,58 +1,16 @@
-"""A Redis that is kept connected: what it says when it can't be, subscriptions that come back, a dead one found out."""
+"""One Redis of the cluster: answers, and what can be said about keys that nobody seems to have."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from proxy import envelope, shard
-from proxy.exceptions import ClusterLost, ClusterUnreachable
-from proxy.options import Options
-from proxy.redis_hosts import redis_hosts
-from proxy.shard import Shard
-from proxy.stats import stats
-from tests.network import Wire
-from tests.redis_servers import RedisServer, eventually
-
-
-class Kept:
-    """A running shard and what it told."""
-
-    def __init__(self, url: str, timeout: float = 1.0) -> None:
-        self.channels = [b"one", b"two"]
-        self.messages: list[tuple[bytes, bytes]] = []
-        self.shared: list[bytes] = []
-        ((name, host),) = redis_hosts(Options(redis_url=(url,), reply_timeout=timeout))
-        self.shard = Shard(name, host, b"inbox", timeout, self.subscriptions, self.on_message, self.shared.append)
-        self.task = asyncio.create_task(self.shard.run())
-
-    def subscriptions(self) -> Iterator[bytes]:
-        return iter(self.channels)
-
-    def on_message(self, shard: Shard, channel: bytes, payload: bytes) -> None:
-        if channel == b"inbox" and payload.startswith(b"\x83"):  # a probe: a map of three
-            shard.on_probe(envelope.unpack(payload)["number"])
-        else:
-            self.messages.append((channel, payload))
-
-    async def up(self, timeout: float = 10.0) -> None:
-        async def is_up() -> bool:
-            return self.shard.problem() is None
-
-        await eventually(is_up, "the connection", timeout)
-
-    async def down(self, timeout: float = 10.0) -> str:
-        async def is_down() -> bool:
-            return self.shard.problem() is not None
-
-        await eventually(is_down, "the loss", timeout)
-        return self.shard.problem() or ""
-
-    async def end(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+from proxy import envelope
+from proxy.exceptions import ClusterUnreachable
+from proxy.shard import UNSURE
+from tests.layers import Kept, shards
+from tests.redis_servers import RedisServer
 
 
 @pytest.fixture
@@ -63,66 +21,13 @@ async def private() -> AsyncIterator[RedisServer]:
 
 @pytest.fixture
 async def kept(private: RedisServer) -> AsyncIterator[Kept]:
-    made = Kept(private.url)
-    await made.up()
-    yield made
-    await made.end()
-
-
-async def test_subscriptions_come_and_go(kept: Kept) -> None:
-    assert await kept.shard.subscribers([b"inbox", b"one", b"two", b"three"]) == [1, 1, 1, 0]
-    kept.shard.subscribe(b"three")
-    kept.shard.unsubscribe(b"two")
-    assert await kept.shard.subscribers([b"two", b"three"]) == [0, 1]
-    await kept.shard.ask(b"PUBLISH", b"three", b"hello")
-    assert kept.messages == [(b"three", b"hello")]
-
-
-async def test_an_answer_that_nobody_waits_for_keeps_its_place(kept: Kept) -> None:
-    waiting = asyncio.create_task(kept.shard.ask(b"ECHO", b"first"))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    assert await kept.shard.ask(b"ECHO", b"second") == b"second"
-    assert waiting.cancelled()
-
-
-async def test_many_channels_are_counted_in_batches(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "COUNT_BATCH", 3)
-    names = [b"%d" % number for number in range(10)]
-    kept.shard.subscribe(names[7])
-    assert await kept.shard.subscribers(names) == [0] * 7 + [1] + [0] * 2
-
-
-async def test_subscriptions_come_back(kept: Kept, private: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    losses, gap = stats.link_losses, stats.link_gap_ms
-    kept.channels = [b"%d" % number for number in range(2500)]
-    with caplog.at_level(logging.WARNING, "proxy.cluster"):
-        await private.kill()
-        problem = await kept.down()
-        assert problem.startswith(f"Redis 127.0.0.1:{private.port}: ")
-        with pytest.raises(ClusterUnreachable):
-            kept.shard.call(lambda reply: None, b"PING")
-        await private.start()
-        await kept.up(timeout=5)
-    assert await kept.shard.subscribers([b"0", b"2499", b"one"]) == [1, 1, 0]
-    assert stats.link_losses == losses + 1
-    assert stats.link_gap_ms > gap
-    assert "lost: " in caplog.text
-    assert "connected again after" in caplog.text
-
-
-async def test_what_is_asked_as_redis_goes_is_lost(kept: Kept, private: RedisServer) -> None:
-    private.pause()
-    asking = asyncio.create_task(kept.shard.ask(b"PING"))
-    await asyncio.sleep(0.1)
-    await private.kill()
-    with pytest.raises(ClusterLost):
-        await asking
+    async with shards(private, b"inbox") as (made,):
+        yield made
 
 
 async def test_channels_that_others_have_too_are_told_after_a_gap(kept: Kept, private: RedisServer) -> None:
     assert kept.shared == []
-    other = Kept(private.url)
+    other = Kept(private.url, inbox=b"other")
     other.channels = [b"two"]
     await other.up()
     await asyncio.sleep(0.1)
@@ -130,55 +35,7 @@ async def test_channels_that_others_have_too_are_told_after_a_gap(kept: Kept, pr
     await other.end()
 
 
-async def test_a_silent_connection_is_found_out(private: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing comes through, nothing is closed, and nobody asks for anything."""
-    monkeypatch.setattr(shard, "PROBE_PERIOD", 0.3)
-    async with Wire.running(private.port) as wire:
-        kept = Kept(f"redis://127.0.0.1:{wire.port}", timeout=0.5)
-        await kept.up()
-        await asyncio.sleep(1)
-        assert kept.shard.problem() is None  # the probes come back
-        wire.stall()
-        assert "no answer within 0.5 s" in await kept.down(timeout=3)
-        wire.resume()
-        await kept.up()
-        await kept.end()
-
-
-async def test_a_subscription_that_redis_forgot_is_found_out(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = stats.link_losses
-    kept.shard.unsubscribe(b"inbox")  # as if Redis had
-
-    async def lost() -> bool:
-        return stats.link_losses > losses
-
-    await eventually(lost, "the loss", 10)
-    await kept.up()
-    assert await kept.shard.subscribers([b"inbox"]) == [1]
-
-
-async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "proxy.cluster"):
-        kept = Kept("redis://:hunter2@127.0.0.1:9")
-        await asyncio.wait_for(kept.shard.tried, 5)
-        assert "127.0.0.1:9" in (kept.shard.problem() or "")
-        await asyncio.sleep(0.5)
-        await kept.end()
-    assert len(caplog.records) == 1  # not one for each attempt
-    assert "hunter2" not in caplog.text
-
-
-async def test_an_acl_that_forbids_is_a_problem_in_words() -> None:
-    async with RedisServer.running() as server:
-        await server.execute("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~*", "resetchannels", "&allowed*")
-        kept = Kept(f"redis://app:pw@127.0.0.1:{server.port}")
-        await asyncio.wait_for(kept.shard.tried, 5)
-        assert "no permissions to access one of the channels" in (kept.shard.problem() or "")
-        await kept.end()
-
-
 async def test_answers_of_one_turn_leave_together(kept: Kept) -> None:
-    before: Any = await kept.shard.ask(b"INFO", b"commandstats")
     kept.shard.subscribe(b"elsewhere")
     for number in range(50):
         kept.shard.reply(b"elsewhere", number, "ok")
@@ -187,4 +44,52 @@ async def test_answers_of_one_turn_leave_together(kept: Kept) -> None:
     ((channel, payload),) = kept.messages
     assert channel == b"elsewhere"
     assert envelope.unpack(payload)["replies"] == [[number, "ok"] for number in range(50)]
-    assert b"cmdstat_publish" not in before
+
+
+async def count(kept: Kept, channel: bytes) -> Any:
+    """What publish says."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    kept.shard.publish(answer.set_result, channel, b"hello")
+    return await asyncio.wait_for(answer, 5)
+
+
+async def test_nobody_has_it_is_said_only_when_all_are_there(kept: Kept, private: RedisServer) -> None:
+    """A process that was heard of and isn't connected may have it."""
+    assert await count(kept, b"nobody's") == 0
+    other = Kept(private.url, inbox=b"other")
+    other.channels = [b"its"]
+    await other.up()
+    await asyncio.sleep(0.1)
+    assert await count(kept, b"nobody's") == 0
+    assert await count(kept, b"its") == 1
+    assert await kept.shard.absent([b"its", b"nobody's"]) == {b"nobody's"}
+    assert other.shard._link
+    other.shard._link.lose("test")  # it'll be back in a moment
+    await asyncio.sleep(0.02)
+    assert await count(kept, b"its") in (UNSURE, 1)
+    other.task.cancel()  # before it can say good-bye
+    other.shard._up = False
+    await asyncio.gather(other.task, return_exceptions=True)
+    assert await count(kept, b"its") is UNSURE
+    assert await count(kept, b"one") == 1  # what is there can be said
+    with pytest.raises(ClusterUnreachable):
+        await kept.shard.absent([b"one", b"its"])
+    assert await kept.shard.absent([b"one"]) == set()
+
+
+async def test_who_says_good_bye_is_not_missed(kept: Kept, private: RedisServer) -> None:
+    other = Kept(private.url, inbox=b"other")
+    await other.up()
+    await asyncio.sleep(0.1)
+    await other.end()
+    await asyncio.sleep(0.1)
+    assert await count(kept, b"nobody's") == 0
+
+
+async def test_who_comes_hears_of_those_that_are_there(kept: Kept, private: RedisServer) -> None:
+    other = Kept(private.url, inbox=b"other")
+    await other.up()
+    await asyncio.sleep(0.1)
+    assert kept.shard._presence.others() == [b"other"]
+    assert other.shard._presence.others() == [b"inbox"]
+    await other.end()

@@ -1,0 +1,124 @@
+"""A connection to Redis that is kept: subscriptions come back, a dead one is found out, and what it says meanwhile."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy import redis_connection
+from proxy.exceptions import ClusterLost, ClusterUnreachable
+from proxy.stats import stats
+from tests.layers import Kept, shards
+from tests.network import Wire
+from tests.redis_servers import RedisServer, eventually
+
+
+@pytest.fixture
+async def private() -> AsyncIterator[RedisServer]:
+    async with RedisServer.running() as server:
+        yield server
+
+
+@pytest.fixture
+async def kept(private: RedisServer) -> AsyncIterator[Kept]:
+    async with shards(private, b"inbox") as (made,):
+        yield made
+
+
+async def test_subscriptions_come_and_go(kept: Kept) -> None:
+    assert await kept.shard.subscribers([b"inbox", b"one", b"two", b"three"]) == [1, 1, 1, 0]
+    kept.shard.subscribe(b"three")
+    kept.shard.unsubscribe(b"two")
+    assert await kept.shard.subscribers([b"two", b"three"]) == [0, 1]
+    await kept.shard.ask(b"PUBLISH", b"three", b"hello")
+    assert kept.messages == [(b"three", b"hello")]
+
+
+async def test_an_answer_that_nobody_waits_for_keeps_its_place(kept: Kept) -> None:
+    waiting = asyncio.create_task(kept.shard.ask(b"ECHO", b"first"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await kept.shard.ask(b"ECHO", b"second") == b"second"
+    assert waiting.cancelled()
+
+
+async def test_many_channels_are_counted_in_batches(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_connection, "COUNT_BATCH", 3)
+    names = [b"%d" % number for number in range(10)]
+    kept.shard.subscribe(names[7])
+    assert await kept.shard.subscribers(names) == [0] * 7 + [1] + [0] * 2
+
+
+async def test_subscriptions_come_back(kept: Kept, private: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    losses, gap = stats.link_losses, stats.link_gap_ms
+    kept.channels = [b"%d" % number for number in range(2500)]
+    with caplog.at_level(logging.WARNING, "proxy.cluster"):
+        await private.kill()
+        problem = await kept.down()
+        assert problem.startswith(f"Redis 127.0.0.1:{private.port}: ")
+        with pytest.raises(ClusterUnreachable):
+            kept.shard.call(lambda reply: None, b"PING")
+        await private.start()
+        await kept.up(timeout=5)
+    assert await kept.shard.subscribers([b"0", b"2499", b"one"]) == [1, 1, 0]
+    assert stats.link_losses == losses + 1
+    assert stats.link_gap_ms > gap
+    assert "lost: " in caplog.text
+    assert "connected again after" in caplog.text
+
+
+async def test_what_is_asked_as_redis_goes_is_lost(kept: Kept, private: RedisServer) -> None:
+    private.pause()
+    asking = asyncio.create_task(kept.shard.ask(b"PING"))
+    await asyncio.sleep(0.1)
+    await private.kill()
+    with pytest.raises(ClusterLost):
+        await asking
+
+
+async def test_a_silent_connection_is_found_out(private: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes through, nothing is closed, and nobody asks for anything."""
+    monkeypatch.setattr(redis_connection, "PROBE_PERIOD", 0.3)
+    async with Wire.running(private.port) as wire:
+        kept = Kept(f"redis://127.0.0.1:{wire.port}", timeout=0.5)
+        await kept.up()
+        await asyncio.sleep(1)
+        assert kept.shard.problem() is None  # the probes come back
+        wire.stall()
+        assert "no answer within 0.5 s" in await kept.down(timeout=3)
+        wire.resume()
+        await kept.up()
+        await kept.end()
+
+
+async def test_a_subscription_that_redis_forgot_is_found_out(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = stats.link_losses
+    kept.shard.unsubscribe(b"all")  # as if Redis had
+
+    async def lost() -> bool:
+        return stats.link_losses > losses
+
+    await eventually(lost, "the loss", 10)
+    await kept.up()
+    assert await kept.shard.subscribers([b"all"]) == [1]
+
+
+async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "proxy.cluster"):
+        kept = Kept("redis://:hunter2@127.0.0.1:9")
+        await asyncio.wait_for(kept.shard.tried, 5)
+        assert "127.0.0.1:9" in (kept.shard.problem() or "")
+        await asyncio.sleep(0.5)
+        await kept.end()
+    assert len(caplog.records) == 1  # not one for each attempt
+    assert "hunter2" not in caplog.text
+
+
+async def test_an_acl_that_forbids_is_a_problem_in_words() -> None:
+    async with RedisServer.running() as server:
+        await server.execute("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~*", "resetchannels", "&allowed*")
+        kept = Kept(f"redis://app:pw@127.0.0.1:{server.port}")
+        await asyncio.wait_for(kept.shard.tried, 5)
+        assert "no permissions to access one of the channels" in (kept.shard.problem() or "")
+        await kept.end()
