@@ -40,7 +40,6 @@ def run(application: Any, listeners: Sequence[socket.socket], options: Options) 
     """
     server.tune_garbage_collector()
     server.exit_on_signals()
-    stats.share(len(listeners))
     with server.socket_file(options):
         number = Supervisor(listeners).fork()
         if number is not None:
@@ -69,6 +68,7 @@ class Supervisor:
     def __init__(self, listeners: Sequence[socket.socket]) -> None:
         self._listeners = listeners
         self._workers = [_Worker(number) for number in range(len(listeners))]
+        stats.share(len(listeners))
 
     def fork(self) -> int | None:
         """Returns in each worker, with its number from 0; in the supervisor, with None, when all workers have ended.
