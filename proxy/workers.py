@@ -22,9 +22,7 @@ from proxy.stats import stats
 FIRST_DELAY = 0.1  # seconds until a worker that died soon after its start is replaced; doubles each time
 MAX_DELAY = 5.0  # seconds
 STEADY = 10.0  # seconds after which a worker's death has nothing to do with its start: it is replaced at once
-STOP_LIMIT = (
-    30.0  # seconds for all workers to end, over what each one allows itself (GRACEFUL_SHUTDOWN, CLEAN_UP_LIMIT)
-)
+STOP_LIMIT = 30.0  # seconds for workers to end before SIGKILL; they allow themselves 10 and 12 (server, lifespan)
 
 _ENDS = {signal.SIGTERM, signal.SIGINT}
 _SIGNALS = _ENDS | {signal.SIGCHLD}
