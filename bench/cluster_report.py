@@ -32,6 +32,7 @@ MEASURES = {
     "send_publish_us": (f"Redis' CPU per PUBLISH, {ONE}", "us"),
     "paced_publish_us": (f"Redis' CPU per PUBLISH, {PACED}", "us"),
     "busy_publish_us": (f"Redis' CPU per PUBLISH, {BUSY}", "us"),
+    "crowd_redis_cpu_us": ("Redis' CPU per request and reply of {crowd} bare clients", "us"),
     "send_redis_in_bytes": (f"bytes to Redis per message, {ONE}", "B"),
     "send_redis_out_bytes": (f"bytes from Redis per message, {ONE}", "B"),
     "fanout_redis_in_bytes": (f"bytes to Redis per message, {MANY}", "B"),
@@ -53,7 +54,14 @@ MEASURES = {
     "idle_redis_us": ("CPU per second of Redis without messages", "us"),
 }
 
-KINDS = {"send": ONE, "fanout": MANY, "paced": PACED, "busy": BUSY, "connect": "connect"}
+KINDS = {
+    "send": ONE,
+    "fanout": MANY,
+    "paced": PACED,
+    "busy": BUSY,
+    "crowd": "{crowd} bare clients of Redis",
+    "connect": "connect",
+}
 PARTS = {"load": "load", "worker1": "busiest process", "worker2": "second process", "redis": "Redis", "idle": "idle"}
 SHARES = [f"{kind}_{part}_share" for kind in KINDS for part in PARTS]
 FOR_THE_MODEL = [

@@ -98,6 +98,31 @@ class Idle(Work):
         return [cpu_seconds(process.pid) for process in (*self.stage.servers, *self.stage.redises())]
 
 
+class AskRedis(Work):
+    """Redis alone, busy with many clients that share nothing, as in a large installation."""
+
+    stage: ClusterStage
+
+    def begin(self) -> None:
+        self.ask(self.plan.warm_up)
+        self.meter = Meter(self.stage)
+        self.exchanges = 0
+
+    def slice(self, number: int) -> None:
+        with self.meter.running():
+            self.exchanges += self.ask(self.plan.seconds / self.slices())
+
+    def ask(self, seconds: float) -> int:
+        """Let the clients ask each other; return how many requests were answered."""
+        assert self.stage.redis
+        port, clients = self.stage.redis.port, self.plan.crowd
+        answer = self.stage.load.ask(seconds + ANSWER_SECONDS, do="crowd", port=port, clients=clients, seconds=seconds)
+        return int(answer["exchanges"])
+
+    def end(self) -> dict[str, float]:
+        return self.meter.measures("crowd", self.exchanges)
+
+
 class MeteredClose(Work):
     """All clients leave at once; what the proxies and Redis do about it, up to the end of the pause, is counted."""
 
@@ -129,4 +154,5 @@ def rows(stages: Mapping[str, ClusterStage]) -> Iterator[dict[str, Work]]:
     sends = [("send", 1, None), ("fanout", plan.keys, None), ("paced", 1, plan.rate), ("busy", 1, plan.busy_rate)]
     for kind, keys, rate in sends:
         yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in stages.items()}
+    yield {"remote": AskRedis(stages["remote"])}
     yield {name: MeteredClose(stage) for name, stage in connecting.items()}

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from .crowd import Crowd
 from .pacing import PacedRequests
 from .sockets import Client, ClosedLoop, Requests, Sender, Tally
 from .systems import SYSTEMS, System
@@ -36,6 +37,7 @@ class Load:
         self.keys: list[str] = []
         self.senders: list[Sender] = []  # those of the coming phase
         self.pools: dict[int, list[Sender]] = {}  # port -> its senders
+        self.bare = Crowd()
 
     async def open(self, count: int, concurrency: int) -> dict[str, Any]:
         """Open `count` further clients, `concurrency` at a time."""
@@ -116,12 +118,18 @@ class Load:
             "response_bytes": self.senders[0].usual_size,
         }
 
+    async def crowd(self, port: int, clients: int, seconds: float) -> dict[str, Any]:
+        """Let bare clients of the Redis on a port ask each other."""
+        await self.bare.gather(port, clients)
+        return {"exchanges": await self.bare.run(seconds)}
+
     async def close(self) -> dict[str, Any]:
         """Close all clients and senders."""
         for client in self.clients:
             client.close()
         for sender in chain.from_iterable(self.pools.values()):
             sender.transport.close()
+        self.bare.close()
         await asyncio.sleep(0.2)
         return {"closed": len(self.clients)}
 

@@ -82,7 +82,11 @@ class Estimate:
 
 
 def coefficients(summary: Mapping[str, Any], kind: str) -> Coefficients:
-    """Return what a run of `bench cluster` found, with the sends of one kind: send, busy or paced."""
+    """Return what a run of `bench cluster` found, with the sends of one kind: send, busy or paced.
+
+    A Redis that sleeps between two messages, as at a fixed rate, costs more per message than any that is busy enough to
+    matter; so but for saturation its share is that of many bare clients.
+    """
     local, remote, workers = (
         {name: found["median"] for name, found in summary["systems"][side].items()}
         for side in ("local", "remote", "workers")
@@ -93,7 +97,7 @@ def coefficients(summary: Mapping[str, Any], kind: str) -> Coefficients:
         connect=local["connect_proxy_cpu_us"],
         close=local["close_proxy_cpu_us"],
         ping=local["ping_cpu_us"],
-        redis_send=remote[f"{kind}_redis_cpu_us"],
+        redis_send=remote["send_redis_cpu_us" if kind == "send" else "crowd_redis_cpu_us"],
         redis_connect=local["connect_redis_cpu_us"],
         redis_close=local["close_redis_cpu_us"],
         process=workers["process_memory_kib"] * 1024,
@@ -174,4 +178,19 @@ def limits(cost: Coefficients, target: Target) -> dict[str, float]:
         "one Redis (one core)": 1 / (cost.redis_send * MICRO),
         "one Redis' link": target.link_bits / 8 / redis_bytes,
         "one node's link to the clients": target.link_bits / 8 / (cost.frame + PACKET),
+    }
+
+
+def ceilings(cost: Coefficients, target: Target, found: Estimate) -> dict[str, float]:
+    """Return how many sends per second fill each part of the whole installation, with nothing added to it."""
+    workers = found.nodes * target.cores_per_node
+    cpu = (found.send_cores / target.sends) or MICRO
+    redis_bytes = max(cost.redis_in, cost.redis_out) * found.remote_share
+    redis_cores = found.shards - target.connections / target.lifetime * (cost.redis_connect + cost.redis_close) * MICRO
+    link = target.link_bits / 8
+    return {
+        "the workers": (workers - found.connect_cores - found.ping_cores) / cpu,
+        "the Redis shards": redis_cores / (cost.redis_send * found.remote_share * MICRO),
+        "the Redis shards' links": found.shards * link / redis_bytes,
+        "the nodes' links": found.nodes * target.link_bits / (found.node_bits * found.nodes / target.sends),
     }

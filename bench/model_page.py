@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from .model import Coefficients, Estimate, Target, coefficients, estimate, limits
+from .model import Coefficients, Estimate, Target, ceilings, coefficients, estimate, limits
 from .report import digits, table
 
 BEGIN = "<!-- bench model: begin -->"
@@ -75,7 +75,7 @@ def markdown(summary: dict[str, Any], target: Target) -> str:
             f" to {target.redis_load:.0%}, {target.spare_nodes} spare node:"
         ],
         estimate_table(columns, target),
-        ["Remote sends per second that fill one of each:"],
+        ["Sends per second that fill, to 100 %, one of each with remote sends, or all that the installation has:"],
         limit_table(columns, target),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -99,10 +99,12 @@ def estimate_table(columns: dict[str, Coefficients], target: Target) -> list[str
 
 
 def limit_table(columns: dict[str, Coefficients], target: Target) -> list[str]:
-    """Return a table of what is full at how many sends per second."""
-    found = [limits(cost, target) for cost in columns.values()]
-    rows = [[name, *[f"{column[name]:,.0f}" for column in found]] for name in found[0]]
-    return table(["filled to 100 %", *columns], rows)
+    """Return a table of what is full at how many sends per second, and what of the installation is so first."""
+    single = [limits(cost, target) for cost in columns.values()]
+    whole = [ceilings(cost, target, estimate(cost, target)) for cost in columns.values()]
+    rows = [[name, *[f"{column[name]:,.0f}" for column in found]] for found in (single, whole) for name in found[0]]
+    rows.append(["**first of all the installation has**", *[min(column, key=column.__getitem__) for column in whole]])
+    return table(["filled", *columns], rows)
 
 
 def bits(value: float) -> str:

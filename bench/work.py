@@ -34,6 +34,7 @@ class Plan:
     cap: int = 1_000_000  # requests per slice
     rate: int = 2000  # sends per second of the open loop; this and the rest are for bench.cluster
     busy_rate: int = 4000  # as rate, but about what a process gets in a well-used cluster
+    crowd: int = 32  # bare clients of Redis
     workers: int = 2
     idle: float = keepalive.INTERVAL  # a pause in which every connection is pinged once
 

@@ -101,6 +101,7 @@ def test_a_short_cluster_run_is_consistent(tmp_path: Path) -> None:
     assert remote["send_redis_in_bytes"] > 64 < remote["send_redis_out_bytes"]
     assert local["connect_subscribes"] == pytest.approx(1, abs=0.1)
     assert local["redis_session_bytes"] > 0
+    assert 0 < remote["crowd_redis_cpu_us"] < 1000
     assert [ratio["goal"] for ratio in found["ratios"] if ratio["goal"]] == [3.0, 3.0, 3.0, 1.2, 1.4]
 
     for kind in ("paced", "busy", "send"):
@@ -233,6 +234,17 @@ def test_the_model_of_one_process_has_no_remote_sends() -> None:
     assert (found.processes, found.nodes, found.shards, found.remote_share) == (1, 1, 1, 0)
     assert found.send_cores == pytest.approx(100 * 50e-6)
     assert found.takeover_seconds == float("inf")
+
+
+def test_what_fills_first() -> None:
+    target = model.Target(connections=600_000, sends=50_000, lifetime=600, cores_per_node=4, link_bits=8e9)
+    found = model.estimate(COST, target)
+    ceilings = model.ceilings(COST, target, found)
+    assert ceilings["the workers"] == pytest.approx((16 - 0.96) / (100 - 50 / 16) * 1e6)
+    assert ceilings["the Redis shards"] == pytest.approx((1 - 0.018) / (10e-6 * 15 / 16))
+    assert ceilings["the Redis shards' links"] == pytest.approx(1e9 / 500 * 16 / 15)
+    assert ceilings["the nodes' links"] == pytest.approx(32e9 / (found.node_bits * 4 / 50_000))
+    assert min(ceilings, key=ceilings.__getitem__) == "the Redis shards"
 
 
 def test_the_model_s_limits() -> None:
