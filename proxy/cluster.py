@@ -75,14 +75,16 @@ class ClusterLayer(RedisLayer):
         """To the members here, and to those elsewhere."""
         outcomes, errors = self._call_all(group, message)
         try:
-            outcomes.append(self._ask(group, message, echo=False).future)
+            elsewhere = self._ask(group, message, echo=False, for_all=True)
         except DeliveryError as error:
-            errors.append(error)
-        return settle(outcomes, errors)
+            return settle(outcomes, [*errors, error])
+        joined = asyncio.ensure_future(_join(outcomes, errors, elsewhere))
+        joined.add_done_callback(_retrieve)
+        return joined
 
     async def request_all(self, group: str, message: Event) -> list[DeliveryError]:
-        request = self._ask(group, message, echo=True, for_all=True)
-        await request.future
+        request = self._ask(group, message, echo=True, for_all=True, objections=True)
+        await asyncio.wait([request.future])
         return request.errors
 
     def announce(self, group: str, message: Event) -> None:
@@ -97,10 +99,13 @@ class ClusterLayer(RedisLayer):
         absent = set().union(*answers)
         return {group for some in asked.values() for group in some if self._redis_group(group) in absent}
 
-    def _ask(self, group: str, message: Event, *, echo: bool, for_all: bool = False) -> Request:
+    def _ask(
+        self, group: str, message: Event, *, echo: bool, for_all: bool = False, objections: bool = False
+    ) -> Request:
         """Send a request to the other processes. Raises ClusterUnreachable.
 
-        `echo`: it comes back to this process like to any other, and then our members are asked as well.
+        `echo`: it comes back to this process like to any other, and then our members are asked as well. `for_all`: wait
+        for all processes. `objections`: one member that objects makes a process's answer an error.
         """
         if message is not self._packed[0]:  # the same event goes to many groups
             self._packed = message, envelope.pack_event(message)
@@ -115,7 +120,7 @@ class ClusterLayer(RedisLayer):
             else:
                 self._requests.expect(request, reply)
 
-        kind = envelope.REQUEST_ALL if for_all else envelope.REQUEST
+        kind = envelope.REQUEST_ALL if objections else envelope.REQUEST
         payload = envelope.pack(kind, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1])
         try:
             self._shard(group).publish(on_count, self._redis_group(group), payload, own)
@@ -196,6 +201,19 @@ def _event(found: dict[str, Any]) -> Event:
     if not events.is_valid(event):
         raise BadEnvelope(f"expected an event for a session, found {event!r:.80}")
     return event
+
+
+async def _join(outcomes: list[Outcome], errors: list[DeliveryError], elsewhere: Request) -> None:
+    """Wait for those elsewhere in any case, so that what is sent next, from there, can't overtake this."""
+    await asyncio.wait([elsewhere.future])
+    if elsewhere.future.exception() and (here := settle(outcomes, [*errors, *elsewhere.errors])):
+        await here
+
+
+def _retrieve(done: asyncio.Future[None]) -> None:
+    """It is no mistake if nobody waits for it any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _name_of_outcome(outcome: asyncio.Future[None]) -> str:

@@ -37,12 +37,10 @@ def name_of(error: DeliveryError) -> str:
 
 
 class Request:
-    """One event on its way. `future` ends with None or a DeliveryError as soon as that is sure.
+    """One event on its way. `future` ends with None as soon as a process has taken it, or with a DeliveryError when
+    none has; `for_all`: only when every process has answered. `errors` are the answers of those that didn't take it."""
 
-    `for_all`: it ends, with None, only when every process has answered; `errors` are those answers.
-    """
-
-    __slots__ = ("_answers", "echo", "errors", "expected", "for_all", "future", "number", "overdue")
+    __slots__ = ("_answers", "_taken", "echo", "errors", "expected", "for_all", "future", "number", "overdue")
 
     def __init__(self, number: int, echo: bool, for_all: bool) -> None:
         self.number = number
@@ -53,39 +51,38 @@ class Request:
         self.errors: list[DeliveryError] = []
         self.overdue = False
         self._answers = 0
+        self._taken = False
         self.expected: int | None = None
         """How many processes Redis has handed it to; None: it hasn't said so."""
 
     def expect(self, processes: int) -> None:
         """Redis has handed it to so many."""
         self.expected = processes
-        self._settle()
+        if self._answers >= processes:
+            self._end()
 
     def answer(self, outcome: str) -> None:
         self._answers += 1
-        if outcome != OK:
+        if outcome == OK:
+            self._taken = True
+        else:
             self.errors.append(_ERRORS.get(outcome, SessionClosed)())
-        elif not self.for_all:
-            self.end(None)
-        self._settle()
+        if (self._taken and not self.for_all) or self._answers == self.expected:
+            self._end()
 
     def fail(self, error: DeliveryError) -> None:
         """It can't be known what becomes of it."""
         self.errors.append(error)
-        self.end(None if self.for_all else error)
+        self._end()
 
-    def end(self, error: DeliveryError | None) -> None:
+    def _end(self) -> None:
         if self.future.done():  # or whoever waited for it was cancelled
             return
-        if error is None:
+        if self._taken:
             self.future.set_result(None)
         else:
-            self.future.set_exception(error)
+            self.future.set_exception(decide(self.errors))
             self.future.exception()  # it is no mistake if nobody waits for it any more
-
-    def _settle(self) -> None:
-        if self.expected is not None and self._answers >= self.expected:
-            self.end(None if self.for_all else decide(self.errors))
 
 
 class Requests:

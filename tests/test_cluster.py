@@ -174,6 +174,15 @@ async def test_a_joined_key_has_sessions_in_several_processes(redis: RedisServer
                 await request(layer)
 
 
+async def test_order_is_kept_at_every_connection_of_a_joined_key(redis: RedisServer) -> None:
+    async with layers(3, redis, join=True) as processes:
+        members = [await session(layer) for layer in processes]
+        for number in range(60):
+            await request(processes[number % 3], send_event(Frame(str(number), 1), 0.0))
+        for member in members:
+            assert [event["message"]["text"] for event in member.events] == [str(number) for number in range(60)]
+
+
 async def test_a_joined_key_works_here_without_redis() -> None:
     async with RedisServer.running() as redis, layers(1, redis, join=True) as (layer,):
         bob = await session(layer)

@@ -69,6 +69,22 @@ async def test_for_all_waits_for_all() -> None:
     assert [type(error) for error in request.errors] == [SessionTaken]
 
 
+async def test_for_all_that_nobody_takes() -> None:
+    requests, request = make(for_all=True)
+    requests.expect(request, 1)
+    requests.answer(request.number, "taken")
+    with pytest.raises(SessionTaken):
+        await request.future
+
+
+async def test_for_all_some_of_whom_stay_silent() -> None:
+    requests, request = make(for_all=True)
+    requests.expect(request, 2)
+    requests.answer(request.number, OK)
+    await asyncio.wait_for(request.future, 1)
+    assert [type(error) for error in request.errors] == [NoAnswer]
+
+
 async def test_no_answer_in_time() -> None:
     before = stats.no_answers
     requests, request = make()
