@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format bench bench-cluster demo lock clean
+.PHONY: help run test history coverage lint format bench bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backe
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+history: $(VENV)/dev.stamp ## clusters under random faults, judged by a checker; HISTORY_SECONDS, HISTORY_SEED
+	sh tests/system-tools.sh
+	HISTORY_SECONDS=$${HISTORY_SECONDS:-120} HISTORY_SEED=$${HISTORY_SEED:-$$(date +%s)} \
+		$(BIN)/python -m pytest -s tests/test_cluster_history.py $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

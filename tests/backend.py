@@ -247,7 +247,8 @@ def welcome(key: str, body: bytes = b"", *headers: tuple[str, str], delay: float
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection by RST instead of FIN."""
+    """End a connection by RST instead of FIN; one that has ended already is left alone."""
     raw: socket.socket = writer.get_extra_info("socket")
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -62,6 +62,8 @@ class Sent:
     start: float
     end: float
     outcomes: dict[str, str]
+    node: str = ""
+    """To which it was sent."""
 
 
 @dataclass(eq=False)
@@ -155,26 +157,30 @@ class History:
     def _out_of_order(self) -> Iterator[str]:
         """Of two sends that were answered OK, one after the other, whoever made them, the first's frame comes first.
 
-        Sends whose outcome isn't known don't count: their frames may come late.
+        Sends whose outcome isn't known don't count: their frames may come late. With `join` OK means that one of the
+        key's connections has it; what is on its way to the others can be overtaken by a send at their own node, so that
+        there each node's sends count by themselves.
         """
         certain = {
             (sent.payload, key): sent for sent in self.sends for key, outcome in sent.outcomes.items() if outcome == OK
         }
         again = {payload for payload, sends in self._carried().items() if len(sends) > 1}
         for connection in self.connections:
-            latest: Sent | None = None
+            latest: dict[str, Sent] = {}
             for _, frame in connection.frames:
                 payload = Payload.read(frame)
                 sent = certain.get((payload, connection.key)) if payload and payload not in again else None
                 if sent is None:
                     continue
-                if latest and sent.end < latest.start:
+                lane = sent.node if self.join else ""
+                before = latest.setdefault(lane, sent)
+                if sent.end < before.start:
                     yield (
-                        f"{connection} got {latest.payload} before {sent.payload},"
-                        f" which was answered {latest.start - sent.end:.3f} s before the other was sent"
+                        f"{connection} got {before.payload} before {sent.payload},"
+                        f" which was answered {before.start - sent.end:.3f} s before the other was sent"
                     )
-                if latest is None or sent.start > latest.start:
-                    latest = sent
+                if sent.start > before.start:
+                    latest[lane] = sent
 
     def _gone_back(self) -> Iterator[str]:
         """Once a newer connection of a key has got something, an older one gets nothing that is sent later.

@@ -11,9 +11,9 @@ NOT_FOUND, CLOSED = SessionNotFound.text, SessionClosed.text
 UNREACHABLE, NO_ANSWER = ClusterUnreachable.text, NoAnswer.text
 
 
-def sent(number: int, start: float, end: float, outcome: str = OK, key: str = "k", sender: str = "s") -> Sent:
+def sent(number: int, start: float, end: float, outcome: str = OK, sender: str = "s", node: str = "A") -> Sent:
     """A send to one key."""
-    return Sent(Payload(sender, number, (key,)), start, end, {key: outcome})
+    return Sent(Payload(sender, number, ("k",)), start, end, {"k": outcome}, node)
 
 
 def connection(
@@ -117,6 +117,14 @@ def test_lost_at_a_process_that_stood_still_when_the_client_left() -> None:
 def test_join_delivers_to_all() -> None:
     one = sent(1, 1.0, 2.0)
     assert History([one], [connection(one), connection(one, node="B")], join=True).problems() == []
+
+
+def test_join_may_overtake_between_nodes_only() -> None:
+    one, two = sent(1, 1.0, 1.1, node="A"), sent(2, 2.0, 2.1, node="B")
+    assert History([one, two], [connection(two, one)], join=True).problems() == []
+    problem(History([one, two], [connection(two, one)]), "s#2 before s#1")
+    one, two = sent(1, 1.0, 1.1, node="A"), sent(2, 2.0, 2.1, node="A")
+    problem(History([one, two], [connection(two, one)], join=True), "s#2 before s#1")
 
 
 def test_replaced_and_its_successor() -> None:
