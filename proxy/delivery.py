@@ -89,12 +89,12 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
     # First everything that can be done at once, so that no session waits for another one's blocked socket.
     outcomes: list[Outcome | DeliveryError] = []
     for group in groups:
-        if channel_layer.full:
-            await channel_layer.room()
         try:
             outcomes.append(channel_layer.request(group, event))
         except DeliveryError as error:
             outcomes.append(error)
+        if outcomes[-1] is not None and channel_layer.full:
+            await channel_layer.room()
     errors: dict[int, DeliveryError] = {}
     for position, outcome in enumerate(outcomes):
         try:

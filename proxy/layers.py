@@ -29,6 +29,8 @@ class LocalChannelLayer(BaseChannelLayer):
     """The embedded default: one process, no network."""
 
     extensions = ("groups", "flush")
+    started = True
+    """Has it tried to reach what it needs? If not, `start` does."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
@@ -86,11 +88,6 @@ class LocalChannelLayer(BaseChannelLayer):
         self._memberships.clear()
 
     # Direct receivers
-
-    @property
-    def started(self) -> bool:
-        """Has it tried to reach what it needs? If not, `start` does."""
-        return True
 
     @property
     def full(self) -> bool:

@@ -29,6 +29,8 @@ logger = logging.getLogger("proxy.cluster")
 class RedisLayer(LocalChannelLayer):
     """The layer of one event loop. `timeout`, in seconds, is for Redis."""
 
+    started = False
+
     def __init__(self, hosts: list[Host], prefix: str, timeout: float, **config: Any) -> None:
         super().__init__(**config)
         self._process = uuid.uuid4().hex
@@ -45,14 +47,11 @@ class RedisLayer(LocalChannelLayer):
         self._general: set[str] = set()
         self._run()
 
-    @property
-    def started(self) -> bool:
-        return bool(self._shards) and all(shard.tried.done() for shard in self._shards)
-
     async def start(self) -> None:
         """Wait for the first attempt to reach each Redis, whatever comes of it."""
         self._run()
         await asyncio.wait([shard.tried for shard in self._shards])
+        self.started = True
 
     def problems(self) -> list[str]:
         return [problem for shard in self._shards if (problem := shard.problem())]
@@ -122,7 +121,7 @@ class RedisLayer(LocalChannelLayer):
         """Forget everything and leave Redis. What is done afterwards connects anew."""
         await super().flush()
         self._general.clear()
-        tasks, self._tasks, self._shards = self._tasks, [], []
+        tasks, self._tasks, self._shards, self.started = self._tasks, [], [], False
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
