@@ -133,6 +133,30 @@ class Options:
         "a key connects again: replace, reject or join",
     )
 
+    registry: bool = option(
+        "registry", "EKBO_REGISTRY", values.boolean, True, "keep sessions and close events in the database"
+    )
+    database_url: str = option(
+        "database_url", "EKBO_DATABASE_URL", values.database_url, "", "database; empty: kuiperbelt.sqlite3 here"
+    )
+    registry_query: bool = option(
+        "registry_query", "EKBO_REGISTRY_QUERY", values.boolean, False, "keep clients' query strings in the registry"
+    )
+    node_timeout: float = option(
+        "node_timeout",
+        "EKBO_NODE_TIMEOUT",
+        values.positive_duration,
+        30.0,
+        "a process without heartbeat for this long is dead",
+    )
+    close_retry_for: float = option(
+        "close_retry_for",
+        "EKBO_CLOSE_RETRY_FOR",
+        values.duration,
+        3600.0,
+        "a failing close callback is tried this long",
+    )
+
     @property
     def clustered(self) -> bool:
         """Does the proxy work together with other processes, over Redis?"""

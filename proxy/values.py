@@ -162,6 +162,18 @@ def redis_urls(value: Any) -> tuple[str, ...]:
     return urls
 
 
+def database_url(value: Any) -> str:
+    expected = "a URL like postgres://user:password@host:5432/name or sqlite:////var/lib/kuiperbelt.sqlite3"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        known = parts.port != 0 and parts.path not in ("", "/")
+    except ValueError:
+        known = False
+    if not known or parts.scheme not in ("postgres", "postgresql", "sqlite"):
+        raise ValueError(expected)
+    return str(value)
+
+
 def redis_prefix(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z\-_.:]{1,64}", value):
         return value
