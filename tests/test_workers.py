@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from websockets.protocol import State
 
 from tests.backend import Answer, Backend
 from tests.clients import client, ending, request
-from tests.servers import ROOT, WORKERS, Server, Servers, command
+from tests.servers import ROOT, WORKERS, Server, Servers, command, free_port
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
@@ -235,9 +236,16 @@ async def test_unix_socket(servers: Servers, tmp_path: Path) -> None:
 # The supervisor alone, with workers that don't behave.
 
 
-def supervise(prepare: str, work: str) -> subprocess.Popen[str]:
+@dataclass
+class Supervised:
     """A supervisor of one worker, unless `prepare` says otherwise, that does `work`; in a process of its own."""
-    script = f"""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, prepare: str, work: str) -> Iterator[Supervised]:
+        script = f"""
 import errno, logging, os, signal, socket, sys, time
 from proxy import workers
 logging.basicConfig(format="%(message)s")
@@ -246,38 +254,47 @@ listeners = [socket.socket()]
 if workers.Supervisor(listeners).fork() is not None:
     {work}
 """
-    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield cls(process)
+            finally:
+                process.terminate()
 
+    def line(self) -> str:
+        """The next one that it says."""
+        assert self.process.stderr
+        return self.process.stderr.readline().rstrip("\n")
 
-def end_of(process: subprocess.Popen[str]) -> str:
-    """What it said until it ended, after SIGTERM, with status 0."""
-    process.terminate()
-    _, errors = process.communicate(timeout=10)
-    assert process.returncode == 0, errors
-    return errors
+    def delay(self) -> str:
+        """When the next worker starts, by the next line."""
+        return self.line().rpartition(" starts ")[2]
+
+    def end(self) -> str:
+        """What it said from here until its end, after SIGTERM, with status 0."""
+        self.process.terminate()
+        _, errors = self.process.communicate(timeout=10)
+        assert self.process.returncode == 0, errors
+        return errors
 
 
 def test_a_worker_that_fails_at_once_is_no_busy_loop() -> None:
-    process = supervise("", "sys.exit(3)")
-    assert process.stderr
-    lines = [process.stderr.readline() for _ in range(4)]
-    assert all(
-        re.search(r"^worker 1 \(pid \d+\) exited with status 3; the next one starts in ", line) for line in lines
-    )
-    assert [line.split("starts ")[1] for line in lines] == ["in 0.1 s\n", "in 0.2 s\n", "in 0.4 s\n", "in 0.8 s\n"]
-    end_of(process)
+    with Supervised.running("", "sys.exit(3)") as supervisor:
+        line = supervisor.line()
+        assert re.fullmatch(r"worker 1 \(pid \d+\) exited with status 3; the next one starts in 0.1 s", line)
+        assert [supervisor.delay() for _ in range(3)] == ["in 0.2 s", "in 0.4 s", "in 0.8 s"]
+        supervisor.end()
 
 
-def test_the_delay_has_an_end_and_a_steady_worker_is_replaced_at_once() -> None:
-    process = supervise("workers.MAX_DELAY = 0.15", "sys.exit(0)")
-    assert process.stderr
-    delays = [process.stderr.readline().split("starts ")[1] for _ in range(4)]
-    assert delays == ["in 0.1 s\n", "in 0.15 s\n", "in 0.15 s\n", "in 0.15 s\n"]
-    end_of(process)
-    process = supervise("workers.STEADY = 0.2", "time.sleep(0.3); sys.exit(1)")
-    assert process.stderr
-    assert [process.stderr.readline().split("starts ")[1] for _ in range(2)] == ["at once\n"] * 2
-    end_of(process)
+def test_the_delay_has_an_end() -> None:
+    with Supervised.running("workers.MAX_DELAY = 0.15", "sys.exit(0)") as supervisor:
+        assert [supervisor.delay() for _ in range(4)] == ["in 0.1 s", "in 0.15 s", "in 0.15 s", "in 0.15 s"]
+        supervisor.end()
+
+
+def test_a_worker_that_lived_for_long_is_replaced_at_once() -> None:
+    with Supervised.running("workers.STEADY = 0.2", "time.sleep(0.3); sys.exit(1)") as supervisor:
+        assert [supervisor.delay() for _ in range(2)] == ["at once"] * 2
+        supervisor.end()
 
 
 def test_a_fork_that_fails_is_tried_again() -> None:
@@ -289,22 +306,19 @@ def scarce():
     return fork()
 os.fork = scarce
 """
-    process = supervise(prepare, "print('alive', file=sys.stderr, flush=True); signal.pause()")
-    assert process.stderr
-    refused = "worker 1 can't be started: Resource temporarily unavailable; the next one starts in "
-    expected = [f"{refused}0.1 s\n", f"{refused}0.2 s\n", "alive\n"]
-    assert [process.stderr.readline() for _ in expected] == expected
-    # It dies of the SIGTERM that is passed on to it, having no handler for it.
-    assert "died of signal 15 (Terminated)" in end_of(process)
+    with Supervised.running(prepare, "logging.error('alive'); signal.pause()") as supervisor:
+        refused = "worker 1 can't be started: Resource temporarily unavailable; the next one starts in "
+        assert [supervisor.line() for _ in range(3)] == [f"{refused}0.1 s", f"{refused}0.2 s", "alive"]
+        # It dies of the SIGTERM that is passed on to it, having no handler for it.
+        assert "died of signal 15 (Terminated)" in supervisor.end()
 
 
 def test_a_worker_that_does_not_end_is_killed() -> None:
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('alive', file=sys.stderr, flush=True)"
-    process = supervise("workers.STOP_LIMIT = 0.5", f"{ignore}; time.sleep(60)")
-    assert process.stderr
-    assert process.stderr.readline() == "alive\n"
-    began = time.monotonic()
-    errors = end_of(process)
+    work = "signal.signal(signal.SIGTERM, signal.SIG_IGN); logging.error('alive'); time.sleep(60)"
+    with Supervised.running("workers.STOP_LIMIT = 0.5", work) as supervisor:
+        assert supervisor.line() == "alive"
+        began = time.monotonic()
+        errors = supervisor.end()
     assert 0.4 < time.monotonic() - began < 5
     assert "1 worker(s) still there 0.5 s after SIGTERM: killed" in errors
     assert "died of signal 9 (Killed)" in errors
@@ -312,24 +326,21 @@ def test_a_worker_that_does_not_end_is_killed() -> None:
 
 def test_a_listener_is_closed_to_clients_when_the_end_begins() -> None:
     """Otherwise they would wait in its backlog until the last worker has ended."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    prepare = f"listeners = [socket.create_server(('127.0.0.1', {port}))]"
-    busy = "signal.signal(signal.SIGTERM, lambda *_: listeners[0].close()); print('alive', file=sys.stderr, flush=True)"
-    process = supervise(f"{prepare}; workers.STOP_LIMIT = 3", f"{busy}; time.sleep(60)")
-    assert process.stderr
-    assert process.stderr.readline() == "alive\n"
-    process.terminate()
-    time.sleep(0.5)
-    assert process.poll() is None
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
-    end_of(process)
+    port = free_port()
+    prepare = f"listeners = [socket.create_server(('127.0.0.1', {port}))]; workers.STOP_LIMIT = 3"
+    busy = "signal.signal(signal.SIGTERM, lambda *_: listeners[0].close()); logging.error('alive'); time.sleep(60)"
+    with Supervised.running(prepare, busy) as supervisor:
+        assert supervisor.line() == "alive"
+        supervisor.process.terminate()
+        time.sleep(0.5)
+        assert supervisor.process.poll() is None
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        supervisor.end()
 
 
 def test_a_worker_holds_no_other_worker_s_socket() -> None:
-    work = "print(*(each.fileno() > 0 for each in listeners), file=sys.stderr, flush=True); signal.pause()"
-    process = supervise("listeners.append(socket.socket())", work)
-    assert process.stderr
-    assert {process.stderr.readline() for _ in range(2)} == {"True False\n", "False True\n"}
-    end_of(process)
+    work = "logging.error([each.fileno() > 0 for each in listeners]); signal.pause()"
+    with Supervised.running("listeners.append(socket.socket())", work) as supervisor:
+        assert {supervisor.line() for _ in range(2)} == {"[True, False]", "[False, True]"}
+        supervisor.end()
