@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
-
 from django.core.management.utils import get_random_secret_key
 
 from proxy import conf
