@@ -7,7 +7,8 @@ KuiperbeltError
 │   ├── BadRequest               400: malformed key, too many keys, bad close code, text that isn't UTF-8
 │   ├── BodyTooLarge             413
 │   ├── Unauthorized             401
-│   └── Forbidden                403
+│   ├── Forbidden                403
+│   └── Unavailable              503: the database can't be asked
 ├── DeliveryError                one session didn't get its frame; the text is the contract's
 │   ├── SessionNotFound
 │   ├── SessionClosed
@@ -17,7 +18,8 @@ KuiperbeltError
 │   └── NoAnswer                 the event was sent, but the process that has the session didn't answer in time
 │       └── ClusterLost          the same, because Redis went away meanwhile
 ├── ConnectRefused               a handshake is refused; carries the answer for the client
-└── CallbackError                the backend didn't answer a callback as it should
+├── CallbackError                the backend didn't answer a callback as it should
+└── DeclaredDead                 another process has taken over what this one had in the database
 
 Errors of the configuration aren't exceptions: they are collected as `conf.Problem` and reported together.
 """
@@ -38,10 +40,10 @@ class ApiError(KuiperbeltError):
 
 class MethodNotAllowed(ApiError):
     status = 405
-    headers = (("Allow", "POST"),)
 
-    def __init__(self) -> None:
-        super().__init__("required POST method")
+    def __init__(self, allowed: str = "POST") -> None:
+        self.headers = (("Allow", allowed),)
+        super().__init__(f"required {allowed} method")
 
 
 class SessionHeaderMissing(ApiError):
@@ -67,6 +69,12 @@ class Unauthorized(ApiError):
 
 class Forbidden(ApiError):
     status = 403
+
+
+class Unavailable(ApiError):
+    """What is asked for can't be known now."""
+
+    status = 503
 
 
 class DeliveryError(KuiperbeltError):
@@ -128,3 +136,7 @@ class ConnectRefused(KuiperbeltError):
 
 class CallbackError(KuiperbeltError):
     """The backend was unreachable, too slow, or answered what the contract doesn't allow."""
+
+
+class DeclaredDead(KuiperbeltError):
+    """The process was silent for so long that its sessions count as lost, and their close events are another's."""

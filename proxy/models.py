@@ -35,6 +35,7 @@ class Node(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-started_at"]
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return f"{self.name} process {self.pid}"
@@ -52,6 +53,7 @@ class Sample(models.Model):
     """Refused connects and frames that couldn't be written, together."""
 
     class Meta:
+        default_permissions = ("view",)
         indexes: ClassVar = [models.Index(fields=["node", "at"])]
 
     def __str__(self) -> str:
@@ -82,20 +84,33 @@ class Session(models.Model):
     ended_at = models.DateTimeField(null=True)
     code = models.PositiveSmallIntegerField(null=True)
     reason = models.CharField(max_length=16)
+    teller = models.UUIDField(null=True)
+    """The node whose task it is to tell the event; none: the next one that looks takes it."""
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True)
-    """Also how long the node that is telling it now has for that."""
+    """By the teller's clock, which only goes forward (`clock`), so nobody else compares it."""
     last_error = models.CharField(max_length=512)
     gave_up = models.BooleanField(default=False)
 
     class Meta:
+        default_permissions = ("view", "change")  # change: send to it, close it
         indexes: ClassVar = [
             models.Index(fields=["node"], name="live_by_node", condition=models.Q(ended_at=None)),
             models.Index(
-                fields=["next_attempt_at"], name="pending", condition=models.Q(gave_up=False, ended_at__isnull=False)
+                fields=["teller", "next_attempt_at"],
+                name="pending",
+                condition=models.Q(gave_up=False, ended_at__isnull=False),
             ),
             models.Index(fields=["ended_at"], name="ended", condition=models.Q(ended_at__isnull=False)),
         ]
 
     def __str__(self) -> str:
         return self.key
+
+
+class CloseEvent(Session):
+    """A session that has ended and whose backend hasn't been told, as the admin shows it."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ("view", "change")  # change: replay it
