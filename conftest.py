@@ -1,11 +1,14 @@
 """Django for the tests that use this package in their own process. No EKBO_* variable of the caller leaks in."""
 
 import os
+import tempfile
 
 import django
 
 for name in [name for name in os.environ if name.startswith("EKBO_")]:
     del os.environ[name]
+_directory = tempfile.TemporaryDirectory(prefix="kuiperbelt-tests-")
 os.environ["EKBO_CONNECT_CALLBACK_URL"] = "http://127.0.0.1:9/connect"
+os.environ["EKBO_DATABASE_URL"] = f"sqlite:///{_directory.name}/kuiperbelt.sqlite3"
 os.environ["DJANGO_SETTINGS_MODULE"] = "kbproject.settings"
 django.setup()

@@ -114,8 +114,9 @@ class Callbacks:
         return _frame(body, answer) if body and self._options.receive_reply else None
 
     async def close(self, session: Session, code: int, reason: str) -> None:
+        """Tell the end; the event's id is the same however often, and by whomever, it is told."""
         headers = [("X-Kuiperbelt-Close-Code", str(code)), ("X-Kuiperbelt-Close-Reason", reason)]
-        await self._post("close", session, headers)
+        await self._post("close", session, headers, event_id=uuid.uuid5(uuid.UUID(session.connection), "close"))
 
     def wants(self, name: str) -> bool:
         """Is this callback configured?"""
@@ -128,6 +129,7 @@ class Callbacks:
         headers: TextHeaders | None = None,
         body: bytes = b"",
         limit: int = MAX_ANSWER_SIZE,
+        event_id: uuid.UUID | None = None,
     ) -> tuple[bytes, Any]:
         url = self._urls.get(name)
         if url is None:
@@ -136,7 +138,7 @@ class Callbacks:
             (self._options.session_header, session.key),
             ("X-Kuiperbelt-Endpoint", session.endpoint),
             ("X-Kuiperbelt-Connection", session.connection),
-            ("X-Kuiperbelt-Event-Id", str(uuid.uuid4())),
+            ("X-Kuiperbelt-Event-Id", str(event_id or uuid.uuid4())),
             *(headers or ()),
         ]
         status, answer, content = await self._request(name, url, sent, body, limit)

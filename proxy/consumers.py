@@ -13,7 +13,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, handshake, idle, lifespan
+from proxy import callbacks, delivery, handshake, idle, lifespan, registry
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
 from proxy.events import CLOSE, SEND, Event
@@ -34,6 +34,7 @@ SLOW = End(1013, "slow")
 ERROR = End(1011, "error")
 HANDSHAKE = End(1011, "handshake")
 TOO_BIG = End(1009, "error")
+NODE_LOST = End(1012, "node_lost")
 
 logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
@@ -48,6 +49,7 @@ class SessionConsumer(AsyncConsumer):
     session: callbacks.Session
     outbound: Outbound
     membership: Membership
+    entry: registry.Entry
 
     def __init__(self) -> None:
         self.ended: End | None = None
@@ -73,8 +75,10 @@ class SessionConsumer(AsyncConsumer):
         self.outbound = Outbound(self.transport, self.options, self.on_slow)
         self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
         self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
+        self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
         stats.connections += 1
         try:
+            await self.entry.opened()
             # A client that has gone must not push a newer connection of its key out.
             if self.transport.is_gone():
                 self.leave(HANDSHAKE)
@@ -198,6 +202,9 @@ class SessionConsumer(AsyncConsumer):
     def on_idle(self) -> None:
         self.end(IDLE)
 
+    def on_lost(self) -> None:
+        self.end(NODE_LOST)
+
     def end(self, end: End, last: Message | None = None) -> bool:
         """Close the session from our side: a last frame, if any, and Close. The first end counts.
 
@@ -227,15 +234,7 @@ class SessionConsumer(AsyncConsumer):
         access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, reason)
         if self.inbound:
             await self.inbound.end(LAST_FRAMES_LIMIT if end is SHUTDOWN else None)
-        if end.by_backend or not callbacks.client().wants("close"):
-            return
-        stats.closing_connections += 1
-        try:
-            await callbacks.client().close(self.session, end.code, end.reason)
-        except CallbackError as error:
-            logger.warning("connection %s: close callback failed: %s", self.connection, error)
-        finally:
-            stats.closing_connections -= 1
+        await self.entry.closed(end.code, end.reason, tell=not end.by_backend)
 
 
 _HANDLERS: dict[str, Callable[[SessionConsumer, Event], Outcome]] = {

@@ -28,6 +28,11 @@ class Peer:
     proto: str
     host: str
 
+    def address(self, trusted: Sequence[Network]) -> str:
+        """The client's: the last one that isn't a trusted proxy's; what stands before it is only the client's word."""
+        addresses = [address.strip() for address in self.forwarded_for.split(",")]
+        return next((address for address in reversed(addresses) if not is_in(address, trusted)), addresses[0])
+
     def headers(self) -> TextHeaders:
         named = (
             ("X-Forwarded-For", self.forwarded_for),

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
-from proxy import callbacks, delivery
+from proxy import callbacks, delivery, registry
 
 CLEAN_UP_LIMIT = 12.0  # seconds that the end of the process waits for what sessions still have to tell the backend
 
@@ -22,6 +22,7 @@ async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI lifespan application."""
     await receive()
     await delivery.start()
+    await registry.start(scope)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await _finish()
@@ -40,6 +41,7 @@ async def _finish() -> None:
     if _clean_ups:
         await asyncio.wait(_clean_ups, timeout=CLEAN_UP_LIMIT)
     await delivery.shut_down()
+    await registry.shut_down()
     await callbacks.shut_down()
 
 

@@ -67,6 +67,12 @@ def is_session_key(key: str) -> bool:
     return KEY_PATTERN.fullmatch(key) is not None
 
 
+def plain(text: str, limit: int) -> str:
+    """What is kept of a text that others wrote: no control characters, nothing over the limit."""
+    kept = text[:limit]
+    return kept if kept.isprintable() else "".join(character for character in kept if character.isprintable())
+
+
 def header_values(headers: Headers, name: bytes) -> list[bytes]:
     """All values of a header; `name` in lower case."""
     return [value for header, value in headers if header == name]
@@ -134,15 +140,16 @@ def close_reason(headers: Headers) -> str:
 def failures_body(failures: Iterable[Failure], result: str) -> bytes:
     """The answer when sessions failed, byte for byte as Go's JSON encoder writes it."""
     errors = [{"error": failure.error, "session": failure.session} for failure in failures]
-    return _go_json({"errors": errors, "result": result}) + b"\n"
+    return json_body({"errors": errors, "result": result}) + b"\n"
 
 
 def refusal_body(*messages: str) -> bytes:
     """The answer to a request that is refused as a whole."""
-    return _go_json({"errors": [{"error": message} for message in messages], "result": "NG"})
+    return json_body({"errors": [{"error": message} for message in messages], "result": "NG"})
 
 
-def _go_json(value: object) -> bytes:
+def json_body(value: object) -> bytes:
+    """JSON as the API answers it."""
     text = json.dumps(value, separators=(",", ":"))
     # Go escapes these so that JSON inside HTML stays harmless; inside JSON strings it means the same.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()

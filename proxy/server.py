@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from proxy.conf import Options
+from proxy.endpoint import listening_on
 from proxy.keepalive import KeepAlive
 from proxy.protocol import header_values
 from proxy.websocket import Serving, WebSocketProtocol
@@ -195,6 +196,7 @@ def run(application: Any, listener: socket.socket, options: Options) -> None:
 
 def serve(application: Any, listener: socket.socket, options: Options, worker: str = "") -> None:
     """Serve until a signal; `worker` says in the log who does."""
+    listening_on(listener.getsockname())
     announcement = f"{worker}listening on {where(options, listener.getsockname())}"
     _Server(uvicorn_config(application, options), announcement).run([listener])
 

@@ -51,6 +51,9 @@ class Stats:
     link_losses = Counter("connections to Redis that were lost")
     link_gap_ms = Counter("milliseconds without a connection to Redis")
 
+    worker = 0
+    """Which of the node's workers this process is, from 1; 0: it is alone."""
+
     def __init__(self) -> None:
         self._slots = [memoryview(bytearray(SIZE * len(self.counters))).cast("q")]
         self.use_slot(0)

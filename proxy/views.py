@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from django.http import HttpResponse
 
-from proxy import conf, delivery, protocol
+from proxy import conf, delivery, protocol, registry
 from proxy.access import check_access
 from proxy.exceptions import ApiError, BadRequest, MethodNotAllowed
 from proxy.handlers import ProxyRequest
@@ -89,10 +89,18 @@ async def ping(request: ProxyRequest) -> HttpResponse:
 
 
 async def ready(request: ProxyRequest) -> HttpResponse:
-    """{path.ready}, any method: 503, with the reasons, while the process can't do all its work."""
+    """{path.ready}, any method: 503, with the reasons, while the process can't do all its work.
+
+    Without the database it can do its work, and so can no other node, so that is said but not refused.
+    """
+    degraded = await registry.start(request.scope)
     problems = (await delivery.start()).problems()
-    if not problems:
+    if not problems and not degraded:
         return _OK
+    if not problems:
+        body = protocol.json_body({"degraded": degraded, "result": "OK"})
+        return HttpResponse(body, content_type=protocol.JSON)
+    problems = [*problems, *degraded]
     return HttpResponse(protocol.refusal_body(*problems), status=503, content_type=protocol.JSON)
 
 

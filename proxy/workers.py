@@ -102,6 +102,7 @@ class Supervisor:
         if os.getppid() != supervisor:
             sys.exit(1)
         stats.use_slot(worker.number)
+        stats.worker = worker.number + 1
         for listener in set(self._listeners) - {self._listeners[worker.number]}:
             listener.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT})

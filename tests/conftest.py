@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from proxy import registry
 from tests.backend import Backend
 from tests.redis_servers import RedisServer
 from tests.servers import KINDS, Servers
@@ -32,6 +33,13 @@ async def servers(
     await servers.stop()
     complaints = servers.complaints()
     assert not complaints, "\n\n".join(complaints)
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def registry_ends() -> AsyncIterator[None]:
+    """Whatever test began a registry in this process: it ends with the session."""
+    yield
+    await registry.shut_down()
 
 
 @pytest.fixture(scope="session")

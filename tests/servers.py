@@ -244,13 +244,18 @@ class Servers:
         return server
 
     def cluster_env(self) -> dict[str, str]:
-        """What makes servers a cluster, and no other ones."""
-        return {"EKBO_REDIS_URL": self.redis_url, "EKBO_REDIS_PREFIX": f"test{next(self._numbers)}"}
+        """What makes servers a cluster, and no other ones; they have one database."""
+        prefix = f"test{next(self._numbers)}"
+        return {"EKBO_REDIS_URL": self.redis_url, "EKBO_REDIS_PREFIX": prefix} | self.database_env(prefix)
+
+    def database_env(self, name: str) -> dict[str, str]:
+        """An embedded database of this name; whoever has the same shares it."""
+        return {"EKBO_DATABASE_URL": f"sqlite:///{self.logs}/{name}.sqlite3"}
 
     async def launch(self, kind: str, env: Mapping[str, str], ping_path: str = "/ping", sock: str = "") -> Server:
         """Start the process without waiting for it."""
         port = free_port()
-        full = environment(self.backend.port, env)
+        full = environment(self.backend.port, self.database_env(f"port{port}") | dict(env))
         # daphne gets its place on the command line, so the proxy has to find out by itself where it listens.
         if kind != "daphne":
             place = {"EKBO_UNIX_DOMAIN_SOCKET_FILENAME": sock} if sock else {"EKBO_PORT": str(port)}

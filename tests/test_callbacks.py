@@ -13,6 +13,8 @@ from proxy.exceptions import CallbackError, ConnectRefused
 from proxy.protocol import Frame
 from tests.backend import Answer, Backend
 
+CONNECTION = "0d9d4f2e-5a38-4b0e-8f0a-6f3a8f1e9a11"
+
 Make = Callable[..., Callbacks]
 
 
@@ -38,7 +40,7 @@ async def make(backend: Backend) -> AsyncIterator[Make]:
 
 
 def session(key: str) -> Session:
-    return Session(key, "uuid-1", "node:1")
+    return Session(key, CONNECTION, "node:1")
 
 
 def accept(key: str, **answer: Any) -> Answer:

@@ -247,8 +247,10 @@ class Supervised:
     def running(cls, prepare: str, work: str) -> Iterator[Supervised]:
         script = f"""
 import errno, logging, os, signal, socket, sys, time
+import django
+django.setup()
 from proxy import workers
-logging.basicConfig(format="%(message)s")
+logging.basicConfig(format="%(message)s", force=True)
 listeners = [socket.socket()]
 {prepare}
 if workers.Supervisor(listeners).fork() is not None:

@@ -1,0 +1,178 @@
+"""Tells the backend of sessions' ends, until it has heard: the close callback, its retries, and when they stop.
+
+Fresh ends are told as soon as they are in the database; what couldn't be told, and what other processes have left
+behind, is taken from there. Only the process that an event belongs to (`Session.teller`) tells it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from proxy import callbacks, store
+from proxy.clock import process_time
+from proxy.conf import Options
+from proxy.database import DATABASE_ERRORS, Database
+from proxy.exceptions import CallbackError
+from proxy.journal import Journal, Row, Stored
+from proxy.protocol import plain
+from proxy.stats import stats
+from proxy.store import Attempt, Event
+
+FIRST_DELAY = 1.0  # seconds until the second attempt; doubles each time
+MAX_DELAY = 60.0  # seconds
+JITTER = 0.25  # of a delay, at most, on top of it: a backend that comes back isn't hit by all at once
+PAGE = 200  # events that are read at once
+LOOK = 60.0  # seconds until the database is looked at though nobody said that there is anything
+MAX_WAITING = 10_000  # ends that are tried again from memory while the database doesn't work
+
+logger = logging.getLogger("proxy.close_events")
+
+
+def delay_after(attempts: int) -> float:
+    """Seconds from the last of so many attempts to the next one, without jitter."""
+    return float(min(FIRST_DELAY * 2 ** min(attempts - 1, 30), MAX_DELAY))
+
+
+def is_over(attempts: int, retry_for: float) -> bool:
+    """Has it been tried for long enough? Counted in attempts, because clocks jump, and processes end."""
+    tried_for = 0.0
+    for attempt in range(1, attempts + 1):
+        if tried_for >= retry_for:
+            return True
+        tried_for += delay_after(attempt)
+    return False
+
+
+async def tell(session: callbacks.Session, code: int, reason: str) -> str:
+    """One attempt: nothing, or why the backend hasn't heard."""
+    stats.closing_connections += 1
+    try:
+        await callbacks.client().close(session, code, reason)
+    except CallbackError as error:
+        logger.warning("connection %s: close callback failed: %s", session.connection, error)
+        return str(error)
+    finally:
+        stats.closing_connections -= 1
+    return ""
+
+
+class Teller:
+    """All close callbacks of one event loop.
+
+    `make_sure` is called before each: does what was this process's still belong to it?
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        options: Options,
+        node: Callable[[], UUID | None],
+        make_sure: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._options = options
+        self._node = node
+        self._make_sure = make_sure
+        self.telling: dict[str, Row] = {}
+        """By connection, what isn't to be taken from the database now."""
+        self._slots = asyncio.Semaphore(callbacks.MAX_CONNECTIONS)
+        self._retries: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+
+    def lease(self) -> float:
+        """Seconds after which a fresh end is told from the database, should it be forgotten here."""
+        return 2 * self._options.callback_timeout + LOOK
+
+    def wake(self) -> None:
+        """There is something in the database."""
+        self._wake.set()
+
+    async def tell_fresh(self, row: Row, event: Event) -> None:
+        """The first attempt at an end of a session of this process; more follow by themselves."""
+        self.telling[event.connection] = row
+        error = await self._attempt(row, event)
+        if error and len(self._retries) < MAX_WAITING:
+            retry = asyncio.create_task(self._retry(row, event, error))
+            self._retries.add(retry)
+            retry.add_done_callback(self._retries.discard)
+        else:
+            self.telling.pop(event.connection, None)
+
+    async def run(self) -> None:
+        """Tell what is in the database when it is due, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                pause = await self._tell_due()
+            except DATABASE_ERRORS:
+                pause = FIRST_DELAY
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def stop(self) -> None:
+        """What waits for its next attempt in memory is left to the database."""
+        for retry in self._retries:
+            retry.cancel()
+        await asyncio.gather(*self._retries, return_exceptions=True)
+
+    async def _tell_due(self) -> float:
+        """Seconds until there is something to do again."""
+        node = self._node()
+        if not node:
+            return LOOK
+        events = await self._database.run(lambda: store.pending(node, PAGE + len(self.telling)))
+        now = process_time()
+        free = [event for event in events if event.connection not in self.telling]
+        due = [event for event in free if event.due <= now]
+        await asyncio.gather(*map(self._tell_stored, due))
+        if due:
+            return 0.0
+        return min(LOOK, (free[0].due - now).total_seconds()) if free else LOOK
+
+    async def _tell_stored(self, event: Event) -> None:
+        row = self.telling[event.connection] = Row(event.connection, stored=Stored.YES)
+        try:
+            if error := await self._attempt(row, event):
+                await self._postpone(row, event.attempts + 1, error)
+        finally:
+            self.telling.pop(event.connection, None)
+
+    async def _retry(self, row: Row, event: Event, error: str) -> None:
+        """Have the database keep it until the next attempt; while it doesn't work, try again from here."""
+        attempts = 1
+        try:
+            while error and not await self._postpone(row, attempts, error):
+                await asyncio.sleep(delay_after(attempts))
+                error = await self._attempt(row, event)
+                attempts += 1
+        finally:
+            self.telling.pop(event.connection, None)
+            self.wake()
+
+    async def _attempt(self, row: Row, event: Event) -> str:
+        """Nothing, or why the backend hasn't heard."""
+        async with self._slots:
+            await self._make_sure()
+            if row.taken:
+                return ""
+            session = callbacks.Session(event.key, event.connection, event.endpoint)
+            if error := await tell(session, event.code, event.reason):
+                return error
+        row.done = True
+        self._journal.put(row)
+        return ""
+
+    async def _postpone(self, row: Row, attempts: int, error: str) -> bool:
+        """False if it is not in the database yet."""
+        gave_up = is_over(attempts, self._options.close_retry_for)
+        if gave_up:
+            logger.error("connection %s: gave up after %d attempts at its close callback", row.connection, attempts)
+        pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # noqa: S311  nothing secret
+        row.attempt = Attempt(attempts, process_time(pause), plain(error, 512), gave_up)
+        return await self._journal.commit(row) or gave_up

@@ -1,0 +1,170 @@
+"""What is to be written about sessions, on its way to the database: group commit.
+
+While one batch is being written the next one collects; there is no timer. Nothing waits for a database that doesn't
+work: then the news stay here, one row for each session, and are written when it is back. Called by registry and
+close_events, on the event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from uuid import UUID
+
+from django.db import DataError, IntegrityError
+
+from proxy import store
+from proxy.database import DATABASE_ERRORS, Database
+from proxy.exceptions import DeclaredDead
+from proxy.store import Attempt, Change, Ended, Facts
+
+BATCH = 500  # rows
+MAX_BACKLOG = 100_000  # rows that wait for the database; there is no room for more
+FIRST_DELAY = 0.5  # seconds after a failure; doubles each time
+MAX_DELAY = 5.0  # seconds
+
+logger = logging.getLogger("proxy.registry")
+
+
+class Stored(Enum):
+    """Does the database have a row of this connection?"""
+
+    NO = 0
+    MAYBE = 1  # a write was tried, and nobody knows how it ended
+    YES = 2
+
+
+class Row:
+    """A connection's row as it shall be: what is set here isn't written yet."""
+
+    __slots__ = ("attempt", "connection", "done", "ended", "facts", "stored", "taken", "waiters")
+
+    def __init__(self, connection: str, facts: Facts | None = None, stored: Stored = Stored.NO) -> None:
+        self.connection = connection
+        self.facts = facts
+        self.ended: Ended | None = None
+        self.attempt: Attempt | None = None
+        self.done = False
+        self.stored = stored
+        self.taken = False
+        """Another process tells the end of this session."""
+        self.waiters: list[asyncio.Future[None]] | None = None
+
+    def change(self) -> Change:
+        return Change(self.connection, self.facts, self.ended, self.attempt, self.done)
+
+    def on_written(self, change: Change) -> None:
+        self.stored = Stored.YES
+        if self.facts is change.facts:
+            self.facts = None
+        if self.ended is change.ended:
+            self.ended = None
+        if self.attempt is change.attempt:
+            self.attempt = None
+
+    def release(self) -> None:
+        """Nobody need wait any longer."""
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Journal:
+    """The rows with news, in order."""
+
+    def __init__(self, database: Database, node: Callable[[], UUID | None], on_dead: Callable[[UUID], Awaitable[None]]):
+        self._database = database
+        self._node = node
+        self._on_dead = on_dead
+        self.rows: dict[Row, None] = {}
+        self._batch: list[Row] = []
+        self._limit = BATCH
+        self._writer: asyncio.Task[None] | None = None
+        self._full = False
+
+    async def commit(self, row: Row) -> bool:
+        """Have a row written; False if that will only be when the database works again."""
+        if not self.put(row) or self._database.problem:
+            return False
+        waiter = asyncio.get_running_loop().create_future()
+        row.waiters = [*(row.waiters or ()), waiter]
+        await waiter
+        return row not in self.rows and row not in self._batch
+
+    def put(self, row: Row) -> bool:
+        """The same without waiting; False if there is no room."""
+        if row.done and row.stored is Stored.NO and row not in self._batch:
+            self.rows.pop(row, None)
+            return True
+        full = len(self.rows) >= MAX_BACKLOG and row not in self.rows
+        if full != self._full:
+            self._full = full
+            logger.error("%d rows wait for the database%s", len(self.rows), ": there is no room for more" * full)
+        if full:
+            return False
+        self.rows[row] = None
+        self.go()
+        return True
+
+    def go(self) -> None:
+        """Write, if there is anything to write and anybody to write as."""
+        if self.rows and self._node() and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.create_task(self._write_all())
+
+    def release_all(self) -> None:
+        """The database doesn't work: nobody waits for it."""
+        for row in (*self._batch, *self.rows):
+            row.release()
+
+    def give_up_to(self, row: Row) -> None:
+        """Another process has taken this row, with all that was still to be written about it."""
+        row.taken = True
+        if not row.done:
+            self.rows.pop(row, None)
+        row.release()
+
+    async def drain(self) -> None:
+        """Wait until all is written that can be."""
+        while self._writer and not self._writer.done():
+            await asyncio.wait({self._writer})
+
+    async def _write_all(self) -> None:
+        delay = 0.0
+        while self.rows and (node := self._node()):
+            try:
+                await self._write(node)
+            except DeclaredDead:
+                await self._on_dead(node)
+            except (DataError, IntegrityError):
+                self._limit = 1  # to find out which row it was
+            except DATABASE_ERRORS:
+                delay = min(max(2 * delay, FIRST_DELAY), MAX_DELAY)
+                await asyncio.sleep(delay)
+            else:
+                delay = 0.0
+
+    async def _write(self, node: UUID) -> None:
+        batch = [row for row, _ in zip(self.rows, range(self._limit), strict=False)]
+        changes = [row.change() for row in batch]
+        for row in batch:
+            del self.rows[row]
+            if row.facts and row.stored is Stored.NO:
+                row.stored = Stored.MAYBE
+        self._batch = batch
+        try:
+            await self._database.run(lambda: store.write(node, changes))
+        except BaseException as error:
+            self._batch = []
+            if isinstance(error, DataError | IntegrityError) and len(batch) == 1:
+                logger.exception("connection %s: its row can't be written", batch[0].connection)
+                batch[0].release()
+            else:
+                self.rows = dict.fromkeys([*batch, *self.rows])
+            raise
+        self._batch = []
+        self._limit = BATCH
+        for row, change in zip(batch, changes, strict=True):
+            row.on_written(change)
+            if row not in self.rows:
+                row.release()

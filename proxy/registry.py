@@ -1,0 +1,189 @@
+"""The registry: which sessions there are, in the database, and the close event of each. Consumers and views call it.
+
+Nothing here ever stops a connection, a push or a close: while the database doesn't work, news wait in memory
+(docs/sessions.md). With EKBO_REGISTRY=false there is no registry, and a close callback is tried once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from django.utils import timezone
+
+from proxy import close_events, conf, forwarding, store
+from proxy.callbacks import Session, client
+from proxy.clock import process_time
+from proxy.close_events import Teller
+from proxy.conf import Options
+from proxy.database import DATABASE_ERRORS, Database
+from proxy.endpoint import api_address
+from proxy.exceptions import DeclaredDead
+from proxy.journal import Journal, Row, Stored
+from proxy.nodes import Process
+from proxy.protocol import header_values, plain
+from proxy.store import Ended, Event, Facts
+
+START_LIMIT = 2.0  # seconds that the start waits for the database
+STOP_LIMIT = 3.0  # seconds that the end waits for it
+
+
+class Registry:
+    """The registry of one event loop's process."""
+
+    def __init__(self, options: Options, endpoint: str) -> None:
+        self._tell = bool(options.close_callback)
+        self._live: set[Entry] = set()
+        self._begun = asyncio.Event()
+        self._database = Database(self._on_problem)
+        self._process = Process(self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead)
+        self.journal = Journal(self._database, self._id, self._process.on_declared_dead)
+        self.teller = Teller(self._database, self.journal, options, self._id, self._process.make_sure)
+        self._tasks = [asyncio.create_task(self._process.run()), asyncio.create_task(self.teller.run())]
+
+    @property
+    def problem(self) -> str:
+        """Why the database isn't written now, or nothing."""
+        return self._database.problem
+
+    async def begin(self) -> None:
+        """Wait until the database knows this process, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_LIMIT):
+                await self._begun.wait()
+
+    async def stop(self) -> None:
+        """Write what there is to write, and leave what isn't told to the next process, if the database works."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.teller.stop()
+        with contextlib.suppress(TimeoutError, DeclaredDead, *DATABASE_ERRORS):
+            async with asyncio.timeout(STOP_LIMIT):
+                await self.journal.drain()
+                if node := self._id():
+                    await self._database.run(lambda: store.leave(node, self._tell))
+        self._database.stop()
+
+    async def opened(self, entry: "Entry") -> None:
+        self._live.add(entry)
+        await self.journal.commit(entry)
+
+    async def closed(self, entry: "Entry", code: int, reason: str, tell: bool) -> None:
+        self._live.discard(entry)
+        if entry.taken:
+            return
+        if not (tell and self._tell):
+            entry.done = True
+            self.journal.put(entry)
+            return
+        due = process_time(self.teller.lease())
+        entry.ended = Ended(timezone.now(), code, reason, due)
+        await self.journal.commit(entry)
+        session = entry.session
+        event = Event(session.connection, session.key, session.endpoint, code, reason, 0, due)
+        await self.teller.tell_fresh(entry, event)
+
+    def _id(self) -> UUID | None:
+        return self._process.id
+
+    def _on_begin(self) -> None:
+        self._begun.set()
+        self.journal.go()
+        self.teller.wake()
+
+    def _on_events(self) -> None:
+        self.teller.wake()
+
+    def _on_problem(self) -> None:
+        self.journal.release_all()
+
+    def _on_dead(self) -> None:
+        """Others tell the ends of all sessions that the database knew; those that are live here must end."""
+        known = [*self._live, *self.journal.rows, *self.teller.telling.values()]
+        for row in [row for row in known if row.stored is Stored.YES]:
+            self.journal.give_up_to(row)
+        for entry in [entry for entry in self._live if entry.stored is not Stored.NO]:
+            entry.on_lost()
+
+
+class Entry(Row):
+    """A session that the backend has accepted."""
+
+    __slots__ = ("_registry", "on_lost", "session")
+
+    def __init__(
+        self, registry: Registry | None, session: Session, facts: Facts | None, on_lost: Callable[[], None]
+    ) -> None:
+        super().__init__(session.connection, facts)
+        self._registry = registry
+        self.session = session
+        self.on_lost = on_lost
+
+    async def opened(self) -> None:
+        """Returns when the database has it, unless it doesn't work."""
+        if self._registry:
+            await self._registry.opened(self)
+
+    async def closed(self, code: int, reason: str, tell: bool) -> None:
+        """It has ended. Returns when the backend has been told, if it shall be, or has failed to hear once."""
+        if self._registry:
+            await self._registry.closed(self, code, reason, tell)
+        elif tell and client().wants("close"):
+            await close_events.tell(self.session, code, reason)
+
+
+def enter(scope: dict[str, Any], session: Session, subprotocol: str | None, on_lost: Callable[[], None]) -> Entry:
+    """A session begins; `on_lost` is called when it must end because others hold it for lost."""
+    options = conf.options()
+    registry = current(scope)
+    if registry is None:
+        return Entry(None, session, None, on_lost)
+    headers = scope["headers"]
+    client_host = (scope.get("client") or ("",))[0]
+    peer = forwarding.peer(headers, client_host, "", options.trusted_proxies)
+    agents = header_values(headers, b"user-agent")
+    facts = Facts(
+        session.key,
+        plain(peer.address(options.trusted_proxies), 64),
+        plain(agents[0].decode("latin-1"), 512) if agents else "",
+        plain(scope["path"], 255),
+        plain(scope["query_string"].decode("latin-1"), 2048) if options.registry_query else "",
+        plain(subprotocol or "", 255),
+        plain(session.endpoint, 255),
+        timezone.now(),
+    )
+    return Entry(registry, session, facts, on_lost)
+
+
+_registries: "WeakKeyDictionary[asyncio.AbstractEventLoop, Registry]" = WeakKeyDictionary()
+
+
+def current(scope: Mapping[str, Any]) -> Registry | None:
+    """The running event loop's registry, begun when it is first needed: daphne has no start-up event."""
+    options = conf.options()
+    if not options.registry:
+        return None
+    loop = asyncio.get_running_loop()
+    found = _registries.get(loop)
+    if found is None:
+        found = _registries[loop] = Registry(options, api_address(scope))
+    return found
+
+
+async def start(scope: Mapping[str, Any]) -> list[str]:
+    """Begin, if that isn't done; what is wrong with it, in words."""
+    registry = current(scope)
+    if registry is None:
+        return []
+    await registry.begin()
+    return [f"database: {registry.problem}"] if registry.problem else []
+
+
+async def shut_down() -> None:
+    """End the running event loop's registry."""
+    registry = _registries.pop(asyncio.get_running_loop(), None)
+    if registry:
+        await registry.stop()

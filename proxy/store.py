@@ -1,0 +1,231 @@
+"""The database side of the registry: plain, blocking functions, called on the database thread, and by commands.
+
+The only writer of nodes and sessions. Every process writes as a node; as soon as another one has declared it dead,
+each of its writes raises DeclaredDead, because its sessions are the other's business from then on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.utils import timezone
+
+from proxy.exceptions import DeclaredDead
+from proxy.models import Node, Sample, Session
+
+KEEP_SAMPLES = timedelta(hours=3)
+KEEP_NODES = timedelta(days=1)  # after their end
+
+NODE_LOST = (1006, "node_lost")
+SHUTDOWN = (1012, "shutdown")
+
+# The ORM takes four times as long for these.
+_INSERT = """
+    INSERT INTO proxy_session (connection, "key", node_id, transport, address, user_agent, path, query, subprotocol,
+        endpoint, connected_at, reason, attempts, last_error, gave_up)
+    VALUES (%s, %s, %s, 'websocket', %s, %s, %s, %s, %s, %s, %s, '', 0, '', false) ON CONFLICT DO NOTHING
+"""
+_END = """
+    UPDATE proxy_session SET ended_at = %s, code = %s, reason = %s, teller = %s, next_attempt_at = %s
+    WHERE connection = %s AND ended_at IS NULL
+"""
+_ATTEMPT = """
+    UPDATE proxy_session SET attempts = %s, next_attempt_at = %s, last_error = %s, gave_up = %s
+    WHERE connection = %s AND ended_at IS NOT NULL
+"""
+_DELETE = "DELETE FROM proxy_session WHERE connection = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is kept of a live session."""
+
+    key: str
+    address: str
+    user_agent: str
+    path: str
+    query: str
+    subprotocol: str
+    endpoint: str
+    connected_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session has ended, and the backend is to be told."""
+
+    at: datetime
+    code: int
+    reason: str
+    due: datetime
+    """When it is to be told if it isn't done by then, by the process's clock; so is the other `due`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The backend couldn't be told."""
+
+    count: int
+    due: datetime
+    error: str
+    gave_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be written about one connection."""
+
+    connection: str
+    facts: Facts | None = None
+    ended: Ended | None = None
+    attempt: Attempt | None = None
+    done: bool = False
+    """There is nothing more to tell: the row goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A close event that is to be told."""
+
+    connection: str
+    key: str
+    endpoint: str
+    code: int
+    reason: str
+    attempts: int
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A process's counters at a heartbeat."""
+
+    connections: int
+    total_connections: int
+    total_messages: int
+    connect_errors: int
+    message_errors: int
+
+
+def register(node: Node) -> None:
+    """Begin: this process writes as `node`."""
+    node.started_at = node.heartbeat_at = timezone.now()
+    node.save(force_insert=True)
+
+
+def write(node: UUID, changes: Sequence[Change]) -> None:
+    """All of it or nothing. Can be repeated if nobody knows whether it was done. Raises DeclaredDead."""
+    inserts, ends, attempts, deletes = [], [], [], []
+    stamp = connection.ops.adapt_datetimefield_value
+    for change in changes:
+        row = change.connection.replace("-", "")  # both databases take UUIDs like this
+        if change.done:
+            deletes.append((row,))
+            continue
+        if facts := change.facts:
+            texts = facts.address, facts.user_agent, facts.path, facts.query, facts.subprotocol, facts.endpoint
+            inserts.append((row, facts.key, node.hex, *texts, stamp(facts.connected_at)))
+        if ended := change.ended:
+            ends.append((stamp(ended.at), ended.code, ended.reason, node.hex, stamp(ended.due), row))
+        if attempt := change.attempt:
+            attempts.append((attempt.count, stamp(attempt.due), attempt.error, attempt.gave_up, row))
+    with transaction.atomic():
+        _check_alive(node)
+        with connection.cursor() as cursor:
+            for statement, rows in ((_INSERT, inserts), (_END, ends), (_ATTEMPT, attempts), (_DELETE, deletes)):
+                if rows:
+                    cursor.executemany(statement, rows)
+
+
+def _check_alive(node: UUID) -> None:
+    # The lock keeps a sweep out until we have committed, so that it finds what we write.
+    if not list(Node.objects.select_for_update().filter(pk=node, ended_at=None).values_list("pk")):
+        raise DeclaredDead(f"node {node}: expected to be alive, found that another process declared it dead")
+
+
+def beat(node: UUID, counters: Counters, sample: bool, due: datetime) -> tuple[dict[UUID, int], int]:
+    """A heartbeat. The others' heartbeats, and how many close events that nobody had to tell are this node's now.
+
+    Raises DeclaredDead.
+    """
+    now = timezone.now()
+    counts = asdict(counters)
+    with transaction.atomic():
+        _check_alive(node)
+        Node.objects.filter(pk=node).update(heartbeats=F("heartbeats") + 1, heartbeat_at=now, **counts)
+        if sample:
+            errors = counters.connect_errors + counters.message_errors
+            kept = {name: counts[name] for name in ("connections", "total_connections", "total_messages")}
+            Sample.objects.create(node_id=node, at=now, errors=errors, **kept)
+        adopted = _pending().filter(teller=None).update(teller=node, next_attempt_at=due)
+    others = Node.objects.filter(ended_at=None).exclude(pk=node).values_list("pk", "heartbeats")
+    return dict(others), adopted
+
+
+def sweep(node: UUID, dead: UUID, heartbeats: int, due: datetime, tell: bool) -> int | None:
+    """Declare a node dead that had so many heartbeats: its sessions and events are this node's to tell.
+
+    How many sessions it had; None if it lives, or somebody else was first. Raises DeclaredDead. Without `tell` there
+    is no close callback, so its rows just go.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        _check_alive(node)
+        candidate = Node.objects.filter(pk=dead, ended_at=None, heartbeats=heartbeats)
+        if not candidate.update(ended_at=now, declared_dead=True, connections=0):
+            return None
+        _pending().filter(teller=dead).update(teller=node, next_attempt_at=due)
+        return _end_all(dead, NODE_LOST, node, now, due, tell)
+
+
+def leave(node: UUID, tell: bool) -> None:
+    """End: what this process hasn't told is left to the next one."""
+    now = timezone.now()
+    with transaction.atomic():
+        _check_alive(node)
+        Node.objects.filter(pk=node).update(ended_at=now, connections=0)
+        _pending().filter(teller=node).update(teller=None)
+        _end_all(node, SHUTDOWN, None, now, None, tell)
+
+
+def _end_all(
+    node: UUID, end: tuple[int, str], teller: UUID | None, now: datetime, due: datetime | None, tell: bool
+) -> int:
+    live = Session.objects.filter(node=node, ended_at=None)
+    if not tell:
+        return live.delete()[0]
+    code, reason = end
+    return live.update(ended_at=now, code=code, reason=reason, teller=teller, next_attempt_at=due)
+
+
+def pending(node: UUID, limit: int) -> list[Event]:
+    """This node's close events, the ones that are due first."""
+    rows = _pending().filter(teller=node).order_by("next_attempt_at")[:limit]
+    fields = ("connection", "key", "endpoint", "code", "reason", "attempts", "next_attempt_at")
+    values: Iterable[tuple[Any, ...]] = rows.values_list(*fields)
+    return [Event(str(identity), *rest) for identity, *rest in values]
+
+
+def _pending() -> "QuerySet[Session]":
+    return Session.objects.filter(ended_at__isnull=False, gave_up=False)
+
+
+def replay(which: Q) -> int:
+    """Have close events that were given up told again, as if it were the first time.
+
+    How many there were. Whichever process looks first tells them.
+    """
+    failed = Session.objects.filter(which, ended_at__isnull=False, gave_up=True)
+    return failed.update(gave_up=False, attempts=0, teller=None, next_attempt_at=None)
+
+
+def prune() -> None:
+    """Delete old samples, and nodes that ended long ago and have nothing left to be told."""
+    now = timezone.now()
+    Sample.objects.filter(at__lt=now - KEEP_SAMPLES).delete()
+    mentioned = Session.objects.filter(node=OuterRef("pk"))
+    Node.objects.filter(~Exists(mentioned), ended_at__lt=now - KEEP_NODES).delete()
