@@ -49,8 +49,8 @@ lock: $(VENV)/run.stamp ## pin the newest versions that requirements*.in allow
 			--no-emit-index-url --no-emit-trusted-host --no-emit-options -o $$file.txt $$file.in || exit 1; \
 	done
 
-clean: ## remove the virtual environment, caches and the embedded database
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov kuiperbelt.sqlite3
+clean: ## remove the virtual environment, caches, the embedded database and its key
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov kuiperbelt.sqlite3 kuiperbelt.key
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -3,19 +3,34 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
-from django.core.management.utils import get_random_secret_key
 
 from proxy import conf
 from proxy.redis_hosts import redis_hosts
+from proxy.secret_key import kept_key
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
 KUIPERBELT_UNKNOWN_VARIABLES = conf.unknown_variables(os.environ)
 
 DEBUG = False
-SECRET_KEY = get_random_secret_key()  # required by Django; nothing is signed yet
-ALLOWED_HOSTS: list[str] = []
+# Names under which a browser may ask for the admin; the proxy's own paths take any.
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *(urlsplit(origin).hostname for origin in KUIPERBELT.admin_origins)]
+# Behind nginx TLS can't be seen, so what forms are posted from is configured.
+CSRF_TRUSTED_ORIGINS = list(KUIPERBELT.admin_origins)
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
+    origin.startswith("https:") for origin in CSRF_TRUSTED_ORIGINS
+)
+# The application that clients belong to may be on the same host: neither its cookies nor /connect see the admin's.
+SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "kuiperbelt_session", "kuiperbelt_csrf"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = "/admin/"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+X_FRAME_OPTIONS = "DENY"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
 
 INSTALLED_APPS = [
     "daphne",
@@ -31,7 +46,8 @@ INSTALLED_APPS = [
 # For the admin; the proxy's own paths don't pass through here.
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "proxy.pages.StaticFiles",
+    "proxy.pages.PagesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -62,6 +78,10 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "transaction_mode": "IMMEDIATE",  # two writers wait for each other instead of failing
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
     }
+    SECRET_KEY_FILE = Path(DATABASES["default"]["NAME"]).with_suffix(".key")
+else:
+    SECRET_KEY_FILE = BASE_DIR / "kuiperbelt.key"
+SECRET_KEY = KUIPERBELT.secret_key or kept_key(SECRET_KEY_FILE)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 ROOT_URLCONF = "kbproject.urls"
@@ -83,6 +103,8 @@ if KUIPERBELT.clustered:
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
+USE_I18N = False  # English only, and times as in logs
+DATETIME_FORMAT = "Y-m-d H:i:s e"
 
 LOGGING = {
     "version": 1,
@@ -94,6 +116,8 @@ LOGGING = {
         "proxy.access": {"level": "WARNING" if KUIPERBELT.suppress_access_log else "INFO"},
         # A line for each unknown path that anybody asks for.
         "django.request": {"level": "ERROR"},
+        # A traceback for each request with an unknown Host, or with too many fields.
+        "django.security": {"level": "CRITICAL"},
         # uvicorn's own lines for connections show query strings.
         "uvicorn": {"level": "WARNING"},
     },

@@ -16,7 +16,7 @@ from proxy.options import Options as Options
 
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
-_SECRETS = ("api_keys", "redis.url", "redis_url", "database_url")
+_SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key")
 
 
 @dataclass(frozen=True, slots=True)

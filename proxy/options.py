@@ -157,6 +157,17 @@ class Options:
         "a failing close callback is tried this long",
     )
 
+    secret_key: str = option(
+        "secret_key",
+        "EKBO_SECRET_KEY",
+        values.secret,
+        "",
+        "signs the admin's logins; empty: kept beside the database",
+    )
+    admin_origins: tuple[str, ...] = option(
+        "admin_origins", "EKBO_ADMIN_ORIGINS", values.web_origins, (), "where browsers find the admin, beside localhost"
+    )
+
     @property
     def clustered(self) -> bool:
         """Does the proxy work together with other processes, over Redis?"""

@@ -209,11 +209,30 @@ def secrets(value: Any) -> tuple[str, ...]:
     raise ValueError(expected)
 
 
+def secret(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[!-~]{32,}", value):
+        return value
+    raise ValueError("a random key of at least 32 visible ASCII characters")
+
+
 def origin_policy(value: Any) -> OriginPolicy:
     if value in POLICIES:
         return OriginPolicy(value)
     expected = f"{', '.join(POLICIES)}, or a list of origins like https://example.com"
-    origins = [normalise_origin(item.lower()) for item in _items(value, expected)]
-    if not origins or None in origins:
+    return OriginPolicy("listed", frozenset(_origins(value, expected)))
+
+
+def web_origins(value: Any) -> tuple[str, ...]:
+    expected = "a list of origins like https://ops.example.com, http or https"
+    origins = _origins(value, expected)
+    if not all(re.match("https?:", origin) for origin in origins):
         raise ValueError(expected)
-    return OriginPolicy("listed", frozenset(origin for origin in origins if origin))
+    return tuple(origins)
+
+
+def _origins(value: Any, expected: str) -> list[str]:
+    origins = [normalise_origin(item.lower()) for item in _items(value, expected)]
+    known = [origin for origin in origins if origin]
+    if not known or len(known) < len(origins):
+        raise ValueError(expected)
+    return known

@@ -134,9 +134,11 @@ class Server:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
                 async with asyncio.timeout(2):
                     reader, writer = await self.open()
-                    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-                    head = await reader.readuntil(b"\r\n")
-                    writer.close()
+                    try:
+                        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                        head = await reader.readuntil(b"\r\n")
+                    finally:
+                        writer.close()
                     if b" 200 " in head:
                         return
             await asyncio.sleep(0.05)

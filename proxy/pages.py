@@ -1,0 +1,60 @@
+"""Middleware for Django's own pages, which are the admin's: static files, security headers, a failing database.
+
+The proxy's own paths don't pass through here (handlers.py).
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.db import Error as DatabaseError
+from django.http import HttpRequest, HttpResponse
+from whitenoise.middleware import WhiteNoiseMiddleware
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy: whatever a key or user agent holds, no script of it runs."""
+
+DATABASE_TROUBLE = (
+    "The database can't be used now, so there is nothing to be seen here. Connections and pushes go on.\n"
+    "If this is a new installation: manage.py migrate. Else the proxy's log and /ready say more.\n"
+)
+
+logger = logging.getLogger("proxy.admin")
+
+
+class PagesMiddleware:
+    """Adds the headers, and answers 503 instead of 500 when the database fails."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            response = self._get_response(request)
+        except DatabaseError as error:
+            response = self.process_exception(request, error)
+        response["Content-Security-Policy"] = POLICY
+        return response
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> Any:
+        """A 503 for what is the database's fault; nothing, so that Django goes on, for anything else."""
+        if not isinstance(error, DatabaseError):
+            return None
+        logger.error("%s %s: database: %s", request.method, request.path, str(error).partition("\n")[0])
+        return HttpResponse(DATABASE_TROUBLE, status=503, content_type="text/plain; charset=utf-8")
+
+
+class StaticFiles(WhiteNoiseMiddleware):
+    """WhiteNoise, answering with whole files: under ASGI Django warns of its streams. All of ours are small."""
+
+    @staticmethod
+    def serve(static_file: Any, request: HttpRequest) -> HttpResponse:
+        found = static_file.get_response(request.method, request.META)
+        content = b""
+        if found.file is not None:
+            with found.file as file:
+                content = file.read()
+        return HttpResponse(content, status=int(found.status), headers=dict(found.headers))
