@@ -14,6 +14,9 @@ from django.conf import settings
 from proxy import config_template
 from proxy.options import Options as Options
 
+NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
+"""Where the problem is that only who serves or calls the backend has."""
+
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
 _SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key")
@@ -75,7 +78,7 @@ def report(problems: list[Problem]) -> str:
 def _conflicts(chosen: Mapping[str, Any], already: set[str]) -> list[Problem]:
     found: list[Problem] = []
     if "connect_callback" not in chosen and not already & {"callback.connect", "EKBO_CONNECT_CALLBACK_URL"}:
-        found.append(Problem("callback.connect (EKBO_CONNECT_CALLBACK_URL)", "the backend's auth URL", "nothing"))
+        found.append(Problem(NO_CALLBACK, "the backend's auth URL", "nothing"))
     if "port" in chosen and "sock" in chosen:
         found.append(Problem("port, sock", "one of them", f"port {chosen['port']} and sock {chosen['sock']!r}"))
     if ("redis_sentinels" in chosen) != ("redis_master" in chosen):
@@ -87,7 +90,7 @@ def _conflicts(chosen: Mapping[str, Any], already: set[str]) -> list[Problem]:
         spec.metadata["key"]: getattr(Options(**chosen), spec.name) for spec in fields(Options) if "_path" in spec.name
     }
     if len(set(paths.values())) < len(paths):
-        found.append(Problem(", ".join(paths), "six different paths", ", ".join(paths.values())))
+        found.append(Problem(", ".join(paths), "different paths", ", ".join(paths.values())))
     return found
 
 

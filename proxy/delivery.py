@@ -73,6 +73,13 @@ async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reas
     return await _request(list(dict.fromkeys(keys)), close_event(frame, code, reason))
 
 
+async def missing(keys: Sequence[str]) -> set[str]:
+    """Those keys that have no session anywhere, whatever the registry says. Raises ClusterUnreachable, ClusterLost."""
+    groups = {key: group_name(key) for key in keys}
+    gone = await (await start()).missing(groups.values())
+    return {key for key, group in groups.items() if group in gone}
+
+
 async def _request(keys: Sequence[str], event: Event) -> Delivery:
     channel_layer = layer()
     if not channel_layer.started:

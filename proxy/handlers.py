@@ -17,7 +17,7 @@ from django.http import HttpResponse
 from django.urls import resolve
 
 from proxy import conf, protocol
-from proxy.exceptions import BodyTooLarge
+from proxy.exceptions import ApiError, BodyTooLarge
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -77,12 +77,18 @@ class ProxyHandler:
         self._fallback = fallback
         options = conf.options()
         api = (options.send_path, options.close_path, options.stats_path, options.ping_path, options.ready_path)
+        paths = (options.connect_path, options.sessions_path, *api)
         # Their paths have no parameters, so each is resolved once.
-        self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in (options.connect_path, *api)}
+        self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in paths}
+        # Below this path, each key of a session is one.
+        self._sessions = f"{options.sessions_path.rstrip('/')}/"
+        self._session_view: View = resolve(f"{self._sessions}KEY", "proxy.urls").func
         self._log = not options.suppress_access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         view = self._views.get(scope["path"])
+        if view is None and scope["path"].startswith(self._sessions):
+            view = self._session_view
         if view is None:
             await self._fallback(scope, receive, send)
             return
@@ -91,6 +97,13 @@ class ProxyHandler:
             response = await view(ProxyRequest(scope, receive))
         except ClientHungUp:
             return
+        except ApiError as error:
+            response = HttpResponse(
+                protocol.refusal_body(str(error)),
+                status=error.status,
+                content_type=protocol.JSON,
+                headers=dict(error.headers),
+            )
         except asyncio.CancelledError:  # the server ends and this request took too long
             response = HttpResponse(protocol.refusal_body("shutting down"), status=503, content_type=protocol.JSON)
         except Exception:

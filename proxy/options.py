@@ -29,6 +29,9 @@ class Options:
     stats_path: str = option("path.stats", "EKBO_STATS_PATH", values.path, "/stats", "counters for monitoring")
     ping_path: str = option("path.ping", "EKBO_PING_PATH", values.path, "/ping", "is the process alive?")
     ready_path: str = option("path.ready", "EKBO_READY_PATH", values.path, "/ready", "can it do all its work?")
+    sessions_path: str = option(
+        "path.sessions", "EKBO_SESSIONS_PATH", values.path, "/sessions", "where the backend asks who is connected"
+    )
     connect_callback: str = option(
         "callback.connect", "EKBO_CONNECT_CALLBACK_URL", values.url, "", "asked whether a client may connect; required"
     )

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from proxy import conf, views
+from proxy import conf, reconcile, views
 
 _options = conf.options()
 
@@ -13,4 +13,6 @@ urlpatterns = [
     path(_options.ping_path.removeprefix("/"), views.ping),
     path(_options.ready_path.removeprefix("/"), views.ready),
     path(_options.stats_path.removeprefix("/"), views.show_stats),
+    path(_options.sessions_path.removeprefix("/"), reconcile.sessions),
+    path(f"{_options.sessions_path.strip('/')}/<path:key>".removeprefix("/"), reconcile.session),
 ]

@@ -1,6 +1,7 @@
 """The API for backends and monitoring: /send, /close, /ping, /ready, /stats, and the plain-HTTP side of /connect.
 
-Each view checks who asks, parses, calls `delivery`, and renders. Served by `handlers.ProxyHandler`.
+Each view checks who asks, parses, calls `delivery`, and renders. Served by `handlers.ProxyHandler`, which also answers
+for the ApiErrors that they raise.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, registry
 from proxy.access import check_access
-from proxy.exceptions import ApiError, BadRequest, MethodNotAllowed
+from proxy.exceptions import BadRequest, MethodNotAllowed
 from proxy.handlers import ProxyRequest
 from proxy.stats import stats
 
@@ -42,19 +43,11 @@ async def close(request: ProxyRequest) -> HttpResponse:
 
 async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
     options = conf.options()
-    try:
-        check_access(request.scope, options)
-        if request.method != "POST":
-            raise MethodNotAllowed
-        keys = protocol.session_keys(request.scope["headers"], options.session_header_name)
-        done = await push(keys, await request.read_body(options.max_body_size), request)
-    except ApiError as error:
-        return HttpResponse(
-            protocol.refusal_body(str(error)),
-            status=error.status,
-            content_type=protocol.JSON,
-            headers=dict(error.headers),
-        )
+    check_access(request.scope, options)
+    if request.method != "POST":
+        raise MethodNotAllowed
+    keys = protocol.session_keys(request.scope["headers"], options.session_header_name)
+    done = await push(keys, await request.read_body(options.max_body_size), request)
     if not done.failures:
         return _OK
     result, status = ("NG", 503) if done.unreachable else ("NG", 400) if done.refused else ("OK", 200)

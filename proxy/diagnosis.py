@@ -1,0 +1,73 @@
+"""What a failed callback most probably means, in plain words for whoever runs the backend. Used by `checkbackend`."""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from proxy.conf import Options
+from proxy.exceptions import CallbackError, ConnectRefused
+
+# Tried in this order: the first that fits.
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "there is no host {host}, as far as this machine knows"),
+    (aiohttp.ClientSSLError, "{place} doesn't speak TLS, or has a certificate that this machine doesn't trust"),
+    (
+        aiohttp.ClientConnectorError,
+        "nobody answers at {place} ({why}): does the backend run, and may this machine reach it?",
+    ),
+    (aiohttp.ServerDisconnectedError, "{place} hung up without an answer: does a worker crash there, or is it HTTPS?"),
+    (TimeoutError, "no whole answer within {limit:g} s (callback.timeout): are all of the backend's workers busy?"),
+    (aiohttp.ClientPayloadError, "{place} hung up in the middle of its answer"),
+    (aiohttp.ClientResponseError, "what {place} answers isn't HTTP: is it another service's port, or HTTPS?"),
+    (OSError, "the connection to {place} broke ({why}): does a worker crash there?"),
+)
+_STATUSES = {
+    400: "the backend doesn't like the request; if it checks Host, it must allow {host}",
+    401: "the backend wants credentials; proxy_set_header can set Authorization",
+    403: "the backend refuses: is it a framework's CSRF protection? That must be off for this path",
+    404: "the backend has nothing at {path}",
+    405: "the backend doesn't take {method} at {path}",
+    429: "the backend limits requests; it must not limit the proxy's",
+    502: "what is in front of the backend can't reach it",
+    503: "the backend, or what is in front of it, is down or too busy",
+    504: "what is in front of the backend waited for it in vain",
+}
+
+
+def explain(name: str, url: str, error: CallbackError | ConnectRefused, options: Options) -> str:
+    """What is wrong with the callback `name` at `url`, and what to do about it."""
+    parts = urlsplit(url)
+    facts = {
+        "place": parts.netloc,
+        "host": parts.hostname,
+        "path": parts.path or "/",
+        "method": "GET" if name == "connect" else "POST",
+        "limit": options.callback_timeout,
+    }
+    if isinstance(error, ConnectRefused):
+        if error.status in (401, 403):
+            return (
+                f"status {error.status}: the backend doesn't let this client in; --query and --header can say who it is"
+            )
+        return _of_status(error.status).format(**facts)
+    # The HTTP client's own error says more than may stand in a log.
+    cause = error.__context__
+    for kind, text in _CAUSES:
+        if isinstance(cause, kind):
+            number = getattr(cause, "errno", None) or 0
+            return text.format(why=os.strerror(number) if number > 0 else type(cause).__name__, **facts)
+    if found := re.search(r"found status (\d+)", str(error)):
+        return _of_status(int(found[1])).format(**facts)
+    return str(error)
+
+
+def _of_status(status: int) -> str:
+    if 300 <= status < 400:
+        hint = "a redirect, which the proxy doesn't follow; configure the URL that it leads to"
+    elif status >= 500:
+        hint = _STATUSES.get(status, "the backend failed; its own log says why")
+    else:
+        hint = _STATUSES.get(status, "expected 200")
+    return f"status {status}: {hint}"

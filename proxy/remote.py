@@ -1,0 +1,181 @@
+"""How a command reaches sockets that other processes hold.
+
+With Redis it is a process of the cluster for a moment, and goes through `delivery`. Without, it asks the API of each
+node that has one of the sessions; the registry knows where that is.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+from django.core.management.base import CommandError
+
+from proxy import conf, delivery
+from proxy.exceptions import SessionNotFound
+from proxy.models import Session
+from proxy.protocol import Frame
+
+CONNECT_LIMIT = 5.0  # seconds
+ANSWER_LIMIT = 60.0  # seconds, for up to 1,000 sessions of which some may be blocked
+LINE_LENGTH = 8000  # bytes of one header line; some servers take no more than 16 KiB
+
+Failures = dict[str, str]
+"""Who it failed for, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done with some sessions: a frame, then Close if there is a code."""
+
+    frame: Frame | None
+    code: int | None = None
+    reason: str = ""
+
+
+Push = Callable[[Order, Sequence[str]], Failures]
+"""Carries an order out for up to 1,000 keys, each named once."""
+
+Once = Callable[[Sequence[str]], Awaitable[tuple[Failures, bool]]]
+"""One request for some keys; its failures, and whether they were a reason to serve nobody."""
+
+
+@contextmanager
+def reach() -> Iterator[Push]:
+    """The way to the sockets, while the block lasts. Raises CommandError when there is none."""
+    with asyncio.Runner() as runner:
+        if not conf.options().clustered:
+            yield lambda order, keys: _through_nodes(runner, order, keys)
+            return
+        layer = runner.run(delivery.start())
+        try:
+            if layer.is_unreachable():
+                raise CommandError(f"expected Redis (EKBO_REDIS_URL), found: {'; '.join(layer.problems())}")
+            yield lambda order, keys: runner.run(_through_cluster(order, keys))
+        finally:
+            runner.run(delivery.shut_down())
+
+
+async def _all_that_can(once: Once, keys: Sequence[str]) -> Failures:
+    """strict_broadcast is for the backend's pushes: what it refuses is done without the keys that are missing."""
+    failures: Failures = {}
+    while True:
+        failed, refused = await once(keys)
+        failures |= failed
+        keys = [key for key in keys if key not in failed]
+        if not (refused and failed and keys):
+            return failures
+
+
+async def _through_cluster(order: Order, keys: Sequence[str]) -> Failures:
+    async def once(keys: Sequence[str]) -> tuple[Failures, bool]:
+        if order.code is not None:
+            done = await delivery.close(keys, order.frame, order.code, order.reason)
+        else:
+            assert order.frame is not None
+            done = await delivery.send(keys, order.frame)
+        return {failure.session: failure.error for failure in done.failures}, done.refused
+
+    return await _all_that_can(once, keys)
+
+
+def _through_nodes(runner: asyncio.Runner, order: Order, keys: Sequence[str]) -> Failures:
+    holders: dict[_Place, list[str]] = {}
+    rows = Session.objects.filter(ended_at=None, key__in=keys)
+    for key, host, endpoint in rows.values_list("key", "node__name", "node__endpoint").distinct():
+        holders.setdefault(_Place(host, endpoint), []).append(key)
+    failures = dict.fromkeys(keys, SessionNotFound.text)
+    served: set[str] = set()
+    for place, held in holders.items():
+        failed = runner.run(_at(place, order, held))
+        failures |= failed
+        served |= set(held) - set(failed)
+    return {key: why for key, why in failures.items() if key not in served}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a node's API is."""
+
+    host: str
+    endpoint: str
+
+    def ways(self) -> list[tuple[str, str]]:
+        """Each way to it: the UNIX socket, if it is one, and host:port.
+
+        On the node's own host loopback is tried first, for without keys the API lets in nobody else.
+        """
+        if self.endpoint.startswith("/"):
+            return [(self.endpoint, "localhost")]
+        port = self.endpoint.rpartition(":")[2]
+        here = [("", f"127.0.0.1:{port}")] if self.host == socket.gethostname() and port.isdigit() else []
+        return [*here, ("", self.endpoint)]
+
+
+async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
+    """One node's answer, or why it can't be asked."""
+    name = f"node {place.host} at {place.endpoint}"
+    why = ""
+    for sock, address in place.ways():
+        connector = aiohttp.UnixConnector(sock) if sock else aiohttp.TCPConnector()
+        timeout = aiohttp.ClientTimeout(ANSWER_LIMIT, sock_connect=CONNECT_LIMIT)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+            try:
+                return await _all_that_can(partial(_post, client, address, order), keys)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                number = getattr(error, "errno", None) or 0
+                said = os.strerror(number) if number > 0 else "no such host, or no answer in time"
+                why = f"{name} can't be reached: {said}"
+            except (aiohttp.ClientError, TimeoutError) as error:
+                why = f"{name} gave no whole answer ({type(error).__name__}); it may have been done all the same"
+                break
+    return dict.fromkeys(keys, why)
+
+
+async def _post(
+    client: aiohttp.ClientSession, address: str, order: Order, keys: Sequence[str]
+) -> tuple[Failures, bool]:
+    """One request to the API. Raises aiohttp.ClientError, TimeoutError."""
+    options = conf.options()
+    headers = [(options.session_header, line) for line in _lines(keys)]
+    if options.api_keys:
+        headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
+    if order.frame:
+        headers.append(("Content-Type", order.frame.content_type))
+    path = options.send_path
+    if order.code is not None:
+        path = options.close_path
+        headers += [("X-Kuiperbelt-Close-Code", str(order.code)), ("X-Kuiperbelt-Close-Reason", order.reason)]
+    body = order.frame.encode() if order.frame else b""
+    async with client.post(f"http://{address}{path}", headers=headers, data=body, allow_redirects=False) as response:
+        return _understood(response.status, await response.read(), keys)
+
+
+def _understood(status: int, body: bytes, keys: Sequence[str]) -> tuple[Failures, bool]:
+    try:
+        errors = json.loads(body).get("errors", [])
+        failures = {error["session"]: error["error"] for error in errors if "session" in error}
+        why = "; ".join(error["error"] for error in errors if "session" not in error)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        why, failures = "not the proxy's answer", {}
+    if (status == 200 and not why) or failures:
+        return failures, status == 400
+    if status == 401:
+        why += "; a command sends the first of its own EKBO_API_KEYS"
+    return dict.fromkeys(keys, f"refused with {status}: {why}"), False
+
+
+def _lines(keys: Sequence[str]) -> Iterator[str]:
+    """The keys as header lines of a length that any server takes."""
+    line = ""
+    for key in keys:
+        if line and len(line) + len(key) >= LINE_LENGTH:
+            yield line
+            line = ""
+        line = f"{line},{key}" if line else key
+    yield line

@@ -1,0 +1,78 @@
+"""`closesessions` on running proxies, with and without Redis: by key, by filter, many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.backend import Backend
+from tests.clients import client, ending
+from tests.operators import at_terminal, manage, registered
+from tests.servers import Server, Servers
+
+KINDS = ["uvicorn", "daphne", "cluster"]
+
+
+@pytest.fixture(params=KINDS)
+async def server(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Server]:
+    """One with a registry of its own, for filters find all sessions."""
+    server = await servers.start(request.param)
+    yield server
+    await server.stop()
+
+
+async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
+    """A last message, then Close with code and reason; the backend isn't told, as with its own /close."""
+    one, two, other = fresh("c"), fresh("c"), fresh("c")
+    async with client(server, one) as first, client(server, two) as second, client(server, other) as third:
+        await registered(server, one, two, other)
+        options = ["--code", "4000", "--reason", "moved ☃", "--message", "good bye"]
+        done = await manage("closesessions", one, two, "nobody", *options, env=server.env)
+        assert (done.status, done.output) == (1, "closed 2 of 3 sessions\n")
+        assert done.errors == "nobody: kuiperbelt: session is not found\n"
+        for connection in (first, second):
+            end = await ending(connection)
+            assert (end.code, end.frames) == (4000, ["good bye"])
+            assert end.reason == ("" if server.kind == "daphne" else "moved ☃")
+        await third.ping()
+        await backend.quiet("/close", one, 0)
+        done = await manage("listsessions", "--json", one, two, env=server.env)
+        assert done.output == ""
+
+
+async def test_by_filter(server: Server, fresh: Callable[[str], str]) -> None:
+    """Only look; then all, in more than one request."""
+    async with AsyncExitStack() as stack:
+        keys = [fresh("f") for _ in range(30)]
+        connections = [await stack.enter_async_context(client(server, key)) for key in keys]
+        await registered(server, *keys)
+        done = await manage("closesessions", "--all", "--dry-run", env=server.env)
+        assert sorted(done.lines) == sorted(keys)
+        done = await manage("closesessions", "--older-than", "1h", "--no-input", env=server.env)
+        assert (done.status, done.output) == (0, "closed 0 of 0 sessions\n")
+        done = await at_terminal("closesessions", "--address", "127.0.0.1", env=server.env, typed="y\n")
+        assert done.status == 0
+        assert "Close 30 sessions? [y/N]" in done.output
+        assert "closed 30 of 30 sessions" in done.output
+        ends = await asyncio.gather(*(ending(connection) for connection in connections))
+        assert {end.code for end in ends} == {1000}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--address or --older-than, found neither"),
+        (["bob", "--all"], "--address or --older-than, found both"),
+        (["bob", "--code", "1006"], "X-Kuiperbelt-Close-Code: expected 1000 or 3000-4999, found '1006'"),
+        (["bob", "--reason", "x" * 124], "expected at most 123 bytes, found 124"),
+        (["bob", "--reason", "a\nb"], "--reason: expected printable text"),
+        (["b b"], "KEY: expected 1-256 visible ASCII"),
+    ],
+)
+async def test_wrong_arguments(servers: Servers, arguments: list[str], expected: str) -> None:
+    done = await manage("closesessions", *arguments, env=servers.database_env("unused"))
+    assert done.status == 1
+    assert expected in done.errors
