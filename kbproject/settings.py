@@ -103,8 +103,7 @@ if KUIPERBELT.clustered:
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
-USE_I18N = False  # English only, and times as in logs
-DATETIME_FORMAT = "Y-m-d H:i:s e"
+FORMAT_MODULE_PATH = ["kbproject.formats"]
 
 LOGGING = {
     "version": 1,
