@@ -68,7 +68,8 @@ class CloseForm(ActForm):
 
     code = forms.IntegerField(
         initial=1000,
-        help_text="1000, or 3000-4999 as your clients understand them. As after the backend's own /close, no close callback follows.",
+        help_text="1000, or 3000-4999 as your clients understand them. "
+        "As after the backend's own /close, no close callback follows.",
     )
     reason = forms.CharField(
         required=False,
