@@ -3,12 +3,15 @@
 import asyncio
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from tests.servers import free_port
+from tests.clients import client
+from tests.operators import registered
+from tests.servers import Servers, free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -98,3 +101,27 @@ async def test_the_daphne_line() -> None:
         for process in (proxy, backend):
             process.terminate()
             await process.wait()
+
+
+async def test_commands(servers: Servers, tmp_path: Path) -> None:
+    (block,) = [block for block in blocks() if "manage.py listsessions" in block]
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    server = await servers.start("uvicorn")
+    async with client(server, "bob") as bob:
+        await registered(server, "bob")
+        for line in block.splitlines():
+            changed = line.replace(".venv/bin/python", sys.executable).replace("web1", socket.gethostname())
+            process = await asyncio.create_subprocess_shell(
+                changed.replace("picture.png", str(tmp_path / "picture.png")), cwd=ROOT, env=server.env
+            )
+            assert await process.wait() == 0, line
+        assert [await bob.recv() for _ in range(3)] == ["back in five minutes", b"\x89PNG", "good bye"]
+        await bob.wait_closed()
+        assert bob.close_code == 4000
+    await server.stop()
+
+
+async def test_every_command_is_in_the_table() -> None:
+    commands = [path.stem for path in (ROOT / "proxy/management/commands").glob("*.py")]
+    for command in commands:
+        assert command in ("__init__", "runproxy") or f"\n| `{command} " in README or f"\n| `{command}`" in README
