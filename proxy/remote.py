@@ -23,7 +23,7 @@ from proxy.protocol import Frame
 
 CONNECT_LIMIT = 5.0  # seconds
 ANSWER_LIMIT = 60.0  # seconds, for up to 1,000 sessions of which some may be blocked
-LINE_LENGTH = 8000  # bytes of one header line; some servers take no more than 16 KiB
+HEADER_SIZE = 8000  # bytes of keys in one request: daphne takes 16 KiB of headers
 
 Failures = dict[str, str]
 """Who it failed for, and why."""
@@ -120,13 +120,18 @@ class _Place:
 async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
     """One node's answer, or why it can't be asked."""
     name = f"node {place.host} at {place.endpoint}"
+    failures: Failures = {}
+    left = list(_parts(keys))
     why = ""
     for sock, address in place.ways():
         connector = aiohttp.UnixConnector(sock) if sock else aiohttp.TCPConnector()
         timeout = aiohttp.ClientTimeout(ANSWER_LIMIT, sock_connect=CONNECT_LIMIT)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             try:
-                return await _all_that_can(partial(_post, client, address, order), keys)
+                while left:
+                    failures |= await _all_that_can(partial(_post, client, address, order), left[0])
+                    del left[0]
+                break
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 number = getattr(error, "errno", None) or 0
                 said = os.strerror(number) if number > 0 else "no such host, or no answer in time"
@@ -134,7 +139,7 @@ async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
             except (aiohttp.ClientError, TimeoutError) as error:
                 why = f"{name} gave no whole answer ({type(error).__name__}); it may have been done all the same"
                 break
-    return dict.fromkeys(keys, why)
+    return failures | {key: why for part in left for key in part}
 
 
 async def _post(
@@ -142,7 +147,7 @@ async def _post(
 ) -> tuple[Failures, bool]:
     """One request to the API. Raises aiohttp.ClientError, TimeoutError."""
     options = conf.options()
-    headers = [(options.session_header, line) for line in _lines(keys)]
+    headers = [(options.session_header, ",".join(keys))]
     if options.api_keys:
         headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
     if order.frame:
@@ -170,12 +175,14 @@ def _understood(status: int, body: bytes, keys: Sequence[str]) -> tuple[Failures
     return dict.fromkeys(keys, f"refused with {status}: {why}"), False
 
 
-def _lines(keys: Sequence[str]) -> Iterator[str]:
-    """The keys as header lines of a length that any server takes."""
-    line = ""
+def _parts(keys: Sequence[str]) -> Iterator[list[str]]:
+    """The keys in order, as many at a time as any server takes in one request's headers."""
+    part: list[str] = []
+    size = 0
     for key in keys:
-        if line and len(line) + len(key) >= LINE_LENGTH:
-            yield line
-            line = ""
-        line = f"{line},{key}" if line else key
-    yield line
+        size += len(key) + 1
+        if size > HEADER_SIZE:
+            yield part
+            part, size = [], len(key) + 1
+        part.append(key)
+    yield part

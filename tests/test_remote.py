@@ -10,21 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from proxy import remote
 from tests.operators import Done, Registry, manage
-from tests.servers import free_port
+from tests.servers import Servers, free_port
 
 HERE = socket.gethostname()
 FOUND = b'{"result":"OK"}'
 
 
-def test_keys_as_header_lines() -> None:
-    """Whole keys, in order, on lines that any server takes."""
-    keys = [str(number) * 250 for number in range(100)]
-    lines = list(remote._lines(keys))
-    assert ",".join(lines).split(",") == keys
-    assert all(len(line) < 8300 for line in lines)
-    assert len(lines) > 3
+async def test_a_thousand_keys_of_any_length(servers: Servers) -> None:
+    """daphne takes the least in one request."""
+    server = await servers.start("daphne")
+    registry = await Registry.at(server.env["EKBO_DATABASE_URL"])
+    keys = [f"{number:06}{'k' * 250}" for number in range(1500)]
+    await registry.sessions(keys, await registry.node("elsewhere", server.host))
+    done = await manage("sendmessage", *keys, "hello", env=server.env)
+    assert (done.status, done.output) == (100, "sent to 0 of 1,500 sessions\n")
+    assert done.errors.splitlines() == [f"{key}: kuiperbelt: session is not found" for key in keys]
+    done = await manage("closesessions", "--all", "--no-input", env=server.env)
+    assert (done.status, done.output) == (0, "closed 0 of 1,500 sessions\n")
+    await server.stop()
 
 
 @asynccontextmanager
