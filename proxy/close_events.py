@@ -79,7 +79,7 @@ class Teller:
         self._node = node
         self._make_sure = make_sure
         self.telling: dict[str, Row] = {}
-        """By connection, what isn't to be taken from the database now."""
+        """By connection, what isn't to be taken from the database now, or was told and its row is still there."""
         self._slots = asyncio.Semaphore(callbacks.MAX_CONNECTIONS)
         self._retries: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -126,6 +126,11 @@ class Teller:
         node = self._node()
         if not node:
             return LOOK
+        self.telling = {
+            connection: row
+            for connection, row in self.telling.items()
+            if not (row.done and self._journal.is_written(row))
+        }
         events = await self._database.run(lambda: store.pending(node, PAGE + len(self.telling)))
         now = process_time()
         free = [event for event in events if event.connection not in self.telling]
@@ -141,7 +146,7 @@ class Teller:
             if error := await self._attempt(row, event):
                 await self._postpone(row, event.attempts + 1, error)
         finally:
-            self.telling.pop(event.connection, None)
+            self._forget(row)
 
     async def _retry(self, row: Row, event: Event, error: str) -> None:
         """Have the database keep it until the next attempt; while it doesn't work, try again from here."""
@@ -152,8 +157,12 @@ class Teller:
                 error = await self._attempt(row, event)
                 attempts += 1
         finally:
-            self.telling.pop(event.connection, None)
+            self._forget(row)
             self.wake()
+
+    def _forget(self, row: Row) -> None:
+        if not row.done:  # else it stays until the row has gone
+            self.telling.pop(row.connection, None)
 
     async def _attempt(self, row: Row, event: Event) -> str:
         """Nothing, or why the backend hasn't heard."""

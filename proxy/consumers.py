@@ -6,7 +6,6 @@ Order of events, and what each answer of the backend leads to: contract, "GET co
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from channels.consumer import AsyncConsumer
 
 from proxy import callbacks, delivery, handshake, idle, lifespan, registry
+from proxy.clock import new_connection
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
 from proxy.events import CLOSE, SEND, Event
@@ -58,7 +58,7 @@ class SessionConsumer(AsyncConsumer):
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         self.options: Options = options()
-        self.connection = str(uuid.uuid4())
+        self.connection = new_connection()
         stats.total_connections += 1
         await receive()  # websocket.connect
         try:

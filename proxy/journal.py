@@ -78,7 +78,7 @@ class Journal:
         self._node = node
         self._on_dead = on_dead
         self.rows: dict[Row, None] = {}
-        self._batch: list[Row] = []
+        self._batch: dict[Row, None] = {}
         self._limit = BATCH
         self._writer: asyncio.Task[None] | None = None
         self._full = False
@@ -90,6 +90,10 @@ class Journal:
         waiter = asyncio.get_running_loop().create_future()
         row.waiters = [*(row.waiters or ()), waiter]
         await waiter
+        return self.is_written(row)
+
+    def is_written(self, row: Row) -> bool:
+        """Does the database say what the row says?"""
         return row not in self.rows and row not in self._batch
 
     def put(self, row: Row) -> bool:
@@ -151,18 +155,18 @@ class Journal:
             del self.rows[row]
             if row.facts and row.stored is Stored.NO:
                 row.stored = Stored.MAYBE
-        self._batch = batch
+        self._batch = dict.fromkeys(batch)
         try:
             await self._database.run(lambda: store.write(node, changes))
         except BaseException as error:
-            self._batch = []
+            self._batch = {}
             if isinstance(error, DataError | IntegrityError) and len(batch) == 1:
                 logger.exception("connection %s: its row can't be written", batch[0].connection)
                 batch[0].release()
             else:
                 self.rows = dict.fromkeys([*batch, *self.rows])
             raise
-        self._batch = []
+        self._batch = {}
         self._limit = BATCH
         for row, change in zip(batch, changes, strict=True):
             row.on_written(change)

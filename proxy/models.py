@@ -95,7 +95,6 @@ class Session(models.Model):
     class Meta:
         default_permissions = ("view", "change")  # change: send to it, close it
         indexes: ClassVar = [
-            models.Index(fields=["node"], name="live_by_node", condition=models.Q(ended_at=None)),
             models.Index(
                 fields=["teller", "next_attempt_at"],
                 name="pending",

@@ -37,6 +37,7 @@ _ATTEMPT = """
     UPDATE proxy_session SET attempts = %s, next_attempt_at = %s, last_error = %s, gave_up = %s
     WHERE connection = %s AND ended_at IS NOT NULL
 """
+_ALIVE = "SELECT 1 FROM proxy_node WHERE id = %s AND ended_at IS NULL"
 _DELETE = "DELETE FROM proxy_session WHERE connection = %s"
 
 
@@ -142,9 +143,12 @@ def write(node: UUID, changes: Sequence[Change]) -> None:
 
 
 def _check_alive(node: UUID) -> None:
-    # The lock keeps a sweep out until we have committed, so that it finds what we write.
-    if not list(Node.objects.select_for_update().filter(pk=node, ended_at=None).values_list("pk")):
-        raise DeclaredDead(f"node {node}: expected to be alive, found that another process declared it dead")
+    # The lock keeps a sweep out until we have committed, so that it finds what we write. SQLite has one for all.
+    lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
+    with connection.cursor() as cursor:
+        cursor.execute(_ALIVE + lock, [node.hex])
+        if not cursor.fetchone():
+            raise DeclaredDead(f"node {node}: expected to be alive, found that another process declared it dead")
 
 
 def beat(node: UUID, counters: Counters, sample: bool, due: datetime) -> tuple[dict[UUID, int], int]:

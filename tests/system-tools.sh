@@ -7,6 +7,7 @@ packages=""
 command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
 command -v nginx >/dev/null 2>&1 || packages="$packages nginx-light"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages="$packages postgresql"
 
 [ -n "$packages" ] || exit 0
 install="apt-get update && apt-get install --yes --no-install-recommends$packages"

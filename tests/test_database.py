@@ -1,0 +1,66 @@
+"""The database thread, and what it says of a database that doesn't work."""
+
+import asyncio
+import time
+from pathlib import Path
+from threading import current_thread
+
+import pytest
+from django.db import OperationalError, connection
+
+from proxy import database
+from proxy.database import Database, migrate_embedded
+from proxy.models import Session
+from tests import databases
+
+
+async def test_jobs_are_done_in_order_on_one_thread() -> None:
+    each = Database(lambda: None)
+    assert each.problem == "not reached yet"
+    names = await asyncio.gather(*(each.run(lambda: current_thread().name) for _ in range(3)))
+    assert names == ["database"] * 3
+    assert each.problem == ""
+    each.stop()
+
+
+async def test_what_fails_is_said_without_names_of_hosts() -> None:
+    told: list[None] = []
+    each = Database(lambda: told.append(None))
+
+    def fail(text: str) -> None:
+        raise OperationalError(text)
+
+    for text, problem in (
+        ("no such table: proxy_node", "not migrated, run `manage.py migrate`"),
+        ('relation "proxy_node" does not exist', "not migrated, run `manage.py migrate`"),
+        ("database is locked", "locked"),
+        ("connection to db.example failed", "fails with OperationalError, see the log"),
+    ):
+        with pytest.raises(OperationalError):
+            await each.run(lambda text=text: fail(text))  # type: ignore[misc]
+        assert each.problem == problem
+    assert len(told) == 4
+    await each.run(lambda: None)
+    assert each.problem == ""
+    each.stop()
+
+
+async def test_a_slow_job_is_said_before_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    each = Database(lambda: told.append(each.problem))
+    await each.run(lambda: time.sleep(0.3), 0.1)
+    assert told == ["no answer within 0.1 s"]
+    assert each.problem == ""
+    each.stop()
+
+
+def test_the_embedded_database_gets_its_tables(tmp_path: Path) -> None:
+    with databases.using(f"sqlite:///{tmp_path}/test.sqlite3"):
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE proxy_session")
+            cursor.execute("DELETE FROM django_migrations WHERE app = 'proxy'")
+            cursor.execute("DROP TABLE proxy_sample")
+            cursor.execute("DROP TABLE proxy_node")
+        migrate_embedded()
+        assert not Session.objects.exists()
+    assert database.SLOW < 1

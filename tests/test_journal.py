@@ -1,0 +1,99 @@
+"""Group commit, and what waits while the database doesn't work; with a real SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from django.utils import timezone
+
+from proxy import journal as journals
+from proxy import store
+from proxy.clock import new_connection
+from proxy.database import Database
+from proxy.journal import Journal, Row, Stored
+from proxy.models import Node
+from proxy.store import Facts
+from tests import databases
+
+
+@dataclass
+class Setting:
+    journal: Journal
+    path: Path
+
+    def keys(self) -> list[str]:
+        return sorted(key for (key,) in databases.rows(self.path, "SELECT key FROM proxy_session"))
+
+
+@pytest.fixture
+async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
+    path = tmp_path / "test.sqlite3"
+
+    def prepare() -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(databases.using(f"sqlite:///{path}"))
+        return stack
+
+    node = Node(id=uuid4(), name="here", pid=1, endpoint="", version="0")
+    stack = await asyncio.to_thread(prepare)
+    database = Database(lambda: journal.release_all())
+
+    async def on_dead(dead: UUID) -> None:
+        raise AssertionError("nobody is dead here")
+
+    journal = Journal(database, lambda: node.id, on_dead)
+    await database.run(lambda: store.register(node))
+    yield Setting(journal, path)
+    await journal.drain()
+    database.stop()
+    await asyncio.to_thread(stack.close)
+
+
+def row(key: str) -> Row:
+    return Row(new_connection(), Facts(key, "", "", "", "", "", "", timezone.now()))
+
+
+async def test_what_comes_together_is_written_together(setting: Setting) -> None:
+    rows = [row(f"k{number}") for number in range(20)]
+    assert await asyncio.gather(*map(setting.journal.commit, rows)) == [True] * 20
+    assert {each.stored for each in rows} == {Stored.YES}
+    assert len(setting.keys()) == 20
+
+
+async def test_a_locked_database_is_not_waited_for_and_catches_up(setting: Setting) -> None:
+    with contextlib.closing(sqlite3.connect(setting.path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        first, second, gone = row("first"), row("second"), row("gone")
+        async with asyncio.timeout(1.5):
+            assert await setting.journal.commit(first) is False
+            assert await setting.journal.commit(second) is False
+            assert await setting.journal.commit(gone) is False
+        gone.done = True
+        setting.journal.put(gone)  # never written, so there is nothing to write any more
+        assert list(setting.journal.rows) == [second]
+        lock.execute("ROLLBACK")
+    await setting.journal.drain()
+    assert setting.keys() == ["first", "second"]
+
+
+async def test_there_is_an_end_to_what_waits(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "MAX_BACKLOG", 2)
+    monkeypatch.setattr(setting.journal, "_node", lambda: None)
+    assert [setting.journal.put(row(str(number))) for number in range(4)] == [True, True, False, False]
+    setting.journal.rows.clear()
+
+
+async def test_a_row_that_cannot_be_written_keeps_no_other_back(setting: Setting) -> None:
+    bad, good = row("bad"), row("good")
+    assert bad.facts
+    bad.facts = Facts(None, "", "", "", "", "", "", timezone.now())  # type: ignore[arg-type]
+    await asyncio.gather(*map(setting.journal.commit, (bad, good)))
+    await setting.journal.drain()
+    assert setting.keys() == ["good"]

@@ -1,0 +1,292 @@
+"""Sessions in the database, and their close events, whatever dies: real servers, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from tests.backend import Answer, Backend
+from tests.clients import client, ending, receive, request, send
+from tests.databases import rows, using
+from tests.postgres import PostgresServer
+from tests.servers import Server, Servers
+from tests.vectors_api import OK
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+QUICK = {"EKBO_NODE_TIMEOUT": "2s"}
+LIMIT = 20.0  # seconds for an event of a dead node
+
+Fresh = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+async def postgres() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def pair(request: pytest.FixtureRequest, servers: Servers, postgres: PostgresServer) -> AsyncIterator[Server]:
+    """Two nodes with one database; the first knows the other as its peer."""
+    env = QUICK
+    if request.param == "postgres":
+        env = env | {"EKBO_DATABASE_URL": postgres.url}
+        await migrate(servers, postgres)
+    server = await servers.start("cluster", env)
+    yield server
+    await server.stop()
+
+
+async def migrate(servers: Servers, postgres: PostgresServer) -> None:
+    def work() -> None:
+        with using(postgres.url):
+            pass
+
+    await asyncio.to_thread(work)
+
+
+def file(server: Server) -> Path:
+    return Path(server.env["EKBO_DATABASE_URL"].removeprefix("sqlite:///"))
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = LIMIT) -> None:
+    deadline = time.monotonic() + timeout
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def sessions(server: Server, keys: Sequence[str]) -> AsyncIterator[list[ClientConnection]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield list(await asyncio.gather(*(stack.enter_async_context(client(server, key)) for key in keys)))
+
+
+def reasons(backend: Backend, keys: Sequence[str]) -> Counter[str]:
+    """Of the close events of these, each told under its one id."""
+    found: Counter[str] = Counter()
+    for key in keys:
+        for event in backend.seen("/close", key):
+            connection = UUID(event.one("x-kuiperbelt-connection") or "")
+            assert event.one("x-kuiperbelt-event-id") == str(uuid5(connection, "close"))
+            found[event.one("x-kuiperbelt-close-reason") or ""] += 1
+    return found
+
+
+async def test_a_row_as_long_as_the_session_lives(servers: Servers, backend: Backend, key: str) -> None:
+    server = await servers.start("uvicorn")
+    agent = "agent\x7f" + "x" * 600
+    async with client(server, key, ("User-Agent", agent.replace("\x7f", "")), origin=None) as connection:
+        (row,) = rows(file(server), "SELECT key, address, path, query, transport, user_agent FROM proxy_session")
+        assert row == (key, "127.0.0.1", "/connect", "", "websocket", ("agent" + "x" * 600)[:512])
+        assert (await request(server, "GET", "/ready")).body == OK
+        await connection.close()
+    await backend.wait("/close", key)
+
+    async def gone() -> bool:
+        return not rows(file(server), "SELECT 1 FROM proxy_session")
+
+    await until(gone, "the row to go")
+    await server.stop()
+    assert rows(file(server), "SELECT declared_dead, ended_at IS NULL FROM proxy_node") == [(0, 0)]
+
+
+async def test_a_killed_node_s_sessions_are_told_by_the_other(pair: Server, backend: Backend, fresh: Fresh) -> None:
+    """Under load: some connect and some are sent to while it dies."""
+    other = pair.api
+    lost, alive = [fresh("lost") for _ in range(30)], [fresh("alive") for _ in range(30)]
+    stop = asyncio.Event()
+
+    async def load(sockets: list[ClientConnection]) -> None:
+        while not stop.is_set():
+            await asyncio.gather(*(send(other, key, b"x") for key in alive[:5]))
+            await asyncio.gather(*(receive(socket) for socket in sockets[:5]))
+            async with client(other, fresh("short")):
+                pass
+
+    async with sessions(pair, lost), sessions(other, alive) as sockets:
+        busy = asyncio.create_task(load(sockets))
+        began = time.monotonic()
+        await pair.kill()
+        await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
+        assert time.monotonic() - began > 1.5  # not before it could be known
+        await asyncio.sleep(1)
+        stop.set()
+        await busy
+        assert reasons(backend, lost) == {"node_lost": len(lost)}
+        assert reasons(backend, alive) == {}
+
+
+async def test_a_paused_process_that_was_declared_dead(pair: Server, backend: Backend, fresh: Fresh) -> None:
+    """Its sockets are closed when it goes on, each session is told once, and it serves on as a new node."""
+    lost, alive, late = [fresh("lost") for _ in range(10)], [fresh("alive") for _ in range(10)], fresh("late")
+    async with sessions(pair, lost) as sockets, sessions(pair.api, alive):
+        pair.pause()
+        await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
+        pair.resume()
+        ends = await asyncio.gather(*(ending(socket) for socket in sockets))
+        assert {(end.code, end.reason) for end in ends} == {(1012, "node_lost")}
+        async with client(pair, late) as connection:
+            assert (await send(pair, late)).body == OK
+            await asyncio.sleep(3)  # more than the limit: nobody holds it for dead
+            assert reasons(backend, [*alive, late]) == {}
+            await connection.close()
+        await backend.wait("/close", late)
+        assert reasons(backend, lost) == {"node_lost": len(lost)}
+        assert reasons(backend, [late]) == {"client": 1}
+
+
+async def test_a_process_alone_is_told_of_after_its_restart(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    server = await servers.start("uvicorn", QUICK)
+    lost = [fresh("lost") for _ in range(10)]
+    async with sessions(server, lost):
+        await server.kill()
+    await server.restart()
+    await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
+    assert reasons(backend, lost) == {"node_lost": len(lost)}
+
+
+async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str) -> None:
+    """Told again after growing delays, over a kill in between, always under the same id, until it hears."""
+    server = await servers.start("uvicorn", QUICK)
+    backend.on("/close", key, Answer(status=500))
+    async with client(server, key):
+        pass
+    await backend.until(lambda: len(backend.seen("/close", key)) >= 3, "three attempts", 10)
+    first, second, third = (event.arrived for event in backend.seen("/close", key)[:3])
+    assert 0.9 < second - first < 1.9 < third - second < 3.5
+    attempts = rows(file(server), "SELECT attempts, reason, gave_up, last_error FROM proxy_session")
+    assert attempts[0][1:] == ("client", 0, "close: expected status 200, found 500")
+    await server.kill()
+    seen = len(backend.seen("/close", key))
+    backend.on("/close", key, Answer())
+    await server.restart()
+    await backend.until(lambda: len(backend.seen("/close", key)) > seen, "an attempt after the restart", LIMIT)
+    await backend.quiet("/close", key, seen + 1, 2.0)
+    assert reasons(backend, [key]) == {"client": seen + 1}
+    assert not rows(file(server), "SELECT 1 FROM proxy_session")
+
+
+async def test_what_is_given_up_stays_visible(servers: Servers, backend: Backend, key: str) -> None:
+    server = await servers.start("uvicorn", {"EKBO_CLOSE_RETRY_FOR": "1s"})
+    backend.on("/close", key, Answer(status=500))
+    async with client(server, key):
+        pass
+
+    async def given_up() -> bool:
+        return rows(file(server), "SELECT attempts FROM proxy_session WHERE gave_up") == [(2,)]
+
+    await until(given_up, "it to give up")
+    assert "gave up after 2 attempts" in server.output()
+
+
+async def test_shutdown_leaves_what_is_not_told(servers: Servers, backend: Backend, key: str) -> None:
+    server = await servers.start("uvicorn", QUICK)
+    backend.on("/close", key, Answer(status=500))
+    async with client(server, key):
+        await server.stop()
+    assert reasons(backend, [key]) == {"shutdown": 1}
+    backend.on("/close", key, Answer())
+    await server.restart()
+    await backend.wait("/close", key, 2, LIMIT)
+    assert reasons(backend, [key]) == {"shutdown": 2}
+
+
+async def test_a_locked_database_stops_nothing(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    server = await servers.start("uvicorn", QUICK)
+    before, while_locked, short = fresh("before"), [fresh("locked") for _ in range(20)], fresh("short")
+    with contextlib.closing(sqlite3.connect(file(server), isolation_level=None)) as lock:
+        async with client(server, before):
+            lock.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            async with client(server, short):
+                assert time.monotonic() - began < 1.5
+            await backend.wait("/close", short)
+            began = time.monotonic()
+            async with sessions(server, while_locked):
+                assert time.monotonic() - began < 1.5
+                assert (await send(server, while_locked[0])).body == OK
+                ready = await request(server, "GET", "/ready")
+                assert (ready.status, "degraded" in ready.json()) == (200, True)
+                assert ready.json()["degraded"][0].startswith("database: ")
+                await asyncio.sleep(6)  # over SQLite's own patience
+                assert len(rows(file(server), "SELECT 1 FROM proxy_session")) == 1
+                lock.execute("ROLLBACK")
+
+                async def caught_up() -> bool:
+                    return len(rows(file(server), "SELECT 1 FROM proxy_session")) == 21
+
+                await until(caught_up, "all rows")
+                assert (await request(server, "GET", "/ready")).body == OK
+    await backend.until(lambda: all(backend.seen("/close", key) for key in while_locked), "their ends")
+    assert reasons(backend, [before, short, *while_locked]) == {"client": 22}
+
+
+async def test_postgresql_that_goes_and_comes_back(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    """A backend that doesn't hear meanwhile is told again from memory."""
+    async with PostgresServer.running() as postgres:
+        server = await servers.start("uvicorn", QUICK | {"EKBO_DATABASE_URL": postgres.url})
+        ready = await request(server, "GET", "/ready")
+        assert ready.json()["degraded"] == ["database: not migrated, run `manage.py migrate`"]
+        await migrate(servers, postgres)
+
+        async def works() -> bool:
+            return (await request(server, "GET", "/ready")).body == OK
+
+        await until(works, "it to notice the tables")
+        first, second = fresh("pg"), fresh("pg")
+        async with client(server, first):
+            await postgres.stop()
+            backend.on("/close", second, Answer(status=500))
+            async with client(server, second):
+                assert (await send(server, second)).body == OK
+            await backend.until(lambda: len(backend.seen("/close", second)) >= 2, "a retry from memory")
+            backend.on("/close", second, Answer())
+            await backend.until(lambda: len(backend.seen("/close", second)) >= 3, "the one that is heard", 10)
+            await postgres.start()
+            await until(works, "it to be back")
+        await backend.wait("/close", first)
+        assert reasons(backend, [first]) == {"client": 1}
+        await backend.quiet("/close", second, 3, 1.0)
+        await server.stop()
+
+
+async def test_switched_off(servers: Servers, backend: Backend, key: str) -> None:
+    server = await servers.start("uvicorn", {"EKBO_REGISTRY": "false"})
+    async with client(server, key):
+        assert (await request(server, "GET", "/ready")).body == OK
+    await backend.wait("/close", key)
+    assert reasons(backend, [key]) == {"client": 1}
+    assert not file(server).exists()
+
+
+async def test_daphne_begins_with_the_first_connection(servers: Servers, backend: Backend, key: str) -> None:
+    server = await servers.start("daphne", QUICK)
+    assert (await request(server, "GET", "/ready")).body == OK
+    async with client(server, key):
+        assert rows(file(server), "SELECT key FROM proxy_session") == [(key,)]
+        assert rows(file(server), "SELECT endpoint FROM proxy_node") == [(f"127.0.0.1:{server.port}",)]
+    await backend.wait("/close", key)
+
+
+async def test_workers_are_nodes_of_their_own(servers: Servers) -> None:
+    server = await servers.start("workers", servers.cluster_env())
+
+    async def both() -> bool:
+        found = rows(file(server), "SELECT worker, endpoint FROM proxy_node ORDER BY worker")
+        return found == [(1, f"127.0.0.1:{server.port}"), (2, f"127.0.0.1:{server.port}")]
+
+    await until(both, "both workers' rows")
+    await server.stop()
+    assert server.process.returncode in (0, -signal.SIGTERM)

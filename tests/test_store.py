@@ -1,0 +1,149 @@
+"""What is written, and who may write, in SQLite and in PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db.models import Q
+from django.utils import timezone
+
+from proxy import store
+from proxy.clock import new_connection, process_time
+from proxy.exceptions import DeclaredDead
+from proxy.models import Node, Sample, Session
+from proxy.store import Attempt, Change, Counters, Ended, Facts
+from tests import databases
+from tests.postgres import PostgresServer
+
+pytestmark = pytest.mark.usefixtures("database")
+
+COUNTERS = Counters(3, 10, 20, 1, 2)
+
+
+@pytest.fixture(scope="module")
+async def postgres() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: PostgresServer) -> Iterator[None]:
+    with databases.using(postgres.url if request.param == "postgres" else f"sqlite:///{tmp_path}/test.sqlite3"):
+        yield
+        for model in (Session, Sample, Node):
+            model.objects.all().delete()
+
+
+def node() -> uuid.UUID:
+    made = Node(id=uuid.uuid4(), name="here", pid=1, endpoint="here:1", version="0")
+    store.register(made)
+    return made.id
+
+
+def opened(key: str = "bob") -> Change:
+    facts = Facts(key, "192.0.2.1", "a browser", "/connect", "", "chat", "here:1", timezone.now())
+    return Change(new_connection(), facts)
+
+
+def ended(connection: str, due: float = 0.0) -> Change:
+    return Change(connection, ended=Ended(timezone.now(), 4001, "replaced", process_time(due)))
+
+
+def test_a_session_s_life() -> None:
+    me, change = node(), opened()
+    store.write(me, [change])
+    session = Session.objects.get()
+    assert (str(session.connection), session.key, session.node_id) == (change.connection, "bob", me)
+    assert (session.transport, session.ended_at, session.reason, session.attempts) == ("websocket", None, "", 0)
+    assert change.facts
+    assert session.connected_at == change.facts.connected_at
+    store.write(me, [ended(change.connection)])
+    (event,) = store.pending(me, 10)
+    assert (event.connection, event.key, event.endpoint) == (change.connection, "bob", "here:1")
+    assert (event.code, event.reason, event.attempts) == (4001, "replaced", 0)
+    due = process_time(5)
+    store.write(me, [Change(change.connection, attempt=Attempt(1, due, "no answer", False))])
+    (event,) = store.pending(me, 10)
+    assert (event.attempts, event.due) == (1, due)
+    assert Session.objects.get().last_error == "no answer"
+    store.write(me, [Change(change.connection, done=True)])
+    assert not Session.objects.exists()
+
+
+def test_a_write_that_is_repeated_changes_nothing() -> None:
+    me, change = node(), opened()
+    store.write(me, [change, ended(change.connection)])
+    store.write(me, [change])
+    assert Session.objects.get().ended_at
+
+
+def test_beats_are_counted_and_others_seen() -> None:
+    me, other = node(), node()
+    assert store.beat(me, COUNTERS, True, process_time()) == ({other: 0}, 0)
+    assert store.beat(other, COUNTERS, False, process_time()) == ({me: 1}, 0)
+    assert Node.objects.get(pk=me).total_messages == 20
+    sample = Sample.objects.get()
+    assert (sample.node_id, sample.connections, sample.errors) == (me, 3, 3)
+
+
+def test_a_dead_node_is_swept_once_and_may_not_write_any_more() -> None:
+    dead, me, late = node(), node(), node()
+    lives, over = opened("lives"), opened("over")
+    store.write(dead, [lives, over, ended(over.connection, due=1000)])
+    assert store.sweep(me, dead, 1, process_time(), True) is None  # it has had another heartbeat since
+    assert store.sweep(me, dead, 0, process_time(), True) == 1
+    assert store.sweep(late, dead, 0, process_time(), True) is None
+    told = {event.key: (event.code, event.reason) for event in store.pending(me, 10) if event.due <= process_time()}
+    assert told == {"lives": (1006, "node_lost"), "over": (4001, "replaced")}
+    for write in (
+        lambda: store.write(dead, [opened()]),
+        lambda: store.beat(dead, COUNTERS, False, process_time()),
+        lambda: store.sweep(dead, me, 0, process_time(), True),
+        lambda: store.leave(dead, True),
+    ):
+        with pytest.raises(DeclaredDead):
+            write()
+    assert Node.objects.get(pk=dead).declared_dead
+
+
+def test_without_a_close_callback_a_dead_node_s_rows_just_go() -> None:
+    dead, me = node(), node()
+    store.write(dead, [opened()])
+    assert store.sweep(me, dead, 0, process_time(), False) == 1
+    assert not Session.objects.exists()
+
+
+def test_who_leaves_leaves_its_events_to_the_next() -> None:
+    me, next_one = node(), node()
+    lives, over = opened("lives"), opened("over")
+    store.write(me, [lives, over, ended(over.connection, due=1000)])
+    store.leave(me, True)
+    assert store.beat(next_one, COUNTERS, False, process_time()) == ({}, 2)
+    assert {event.reason for event in store.pending(next_one, 10)} == {"shutdown", "replaced"}
+
+
+def test_replay_takes_up_what_was_given_up() -> None:
+    me, change = node(), opened()
+    store.write(me, [change, ended(change.connection)])
+    assert store.replay(Q()) == 0
+    store.write(me, [Change(change.connection, attempt=Attempt(9, process_time(), "no", True))])
+    assert store.pending(me, 10) == []
+    assert store.replay(Q(key="eve")) == 0
+    assert store.replay(Q(key="bob")) == 1
+    assert store.beat(me, COUNTERS, False, process_time())[1] == 1
+    assert store.pending(me, 10)[0].attempts == 0
+
+
+def test_old_nodes_and_samples_go_unless_something_is_left_to_tell() -> None:
+    gone, kept, me = node(), node(), node()
+    store.write(kept, [opened()])
+    store.beat(me, COUNTERS, True, process_time())
+    Sample.objects.update(at=timezone.now() - store.KEEP_SAMPLES)
+    Node.objects.filter(pk__in=[gone, kept]).update(ended_at=timezone.now() - store.KEEP_NODES - timedelta(hours=1))
+    store.prune()
+    assert set(Node.objects.values_list("pk", flat=True)) == {kept, me}
+    assert not Sample.objects.exists()
