@@ -1,0 +1,88 @@
+"""Commands and /sessions on a real PostgreSQL: two nodes, with and without Redis; a database that goes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from django.utils.timezone import now
+
+from tests.clients import client, ending, receive, request
+from tests.operators import Registry, manage, registered
+from tests.postgres import PostgresServer
+from tests.redis_servers import eventually
+from tests.servers import Servers
+from tests.test_listsessions import MANY, many_listed
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def postgres() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "redis"])
+async def test_two_nodes(
+    servers: Servers, postgres: PostgresServer, clustered: bool, fresh: Callable[[str], str]
+) -> None:
+    """A command reaches the sessions of both, and either node answers for both."""
+    await Registry.at(postgres.url)
+    env = (servers.cluster_env() if clustered else {}) | {"EKBO_DATABASE_URL": postgres.url}
+    here, there = await servers.start("uvicorn", env), await servers.start("uvicorn", env)
+    one, two = fresh("g"), fresh("g")
+    async with client(here, one) as first, client(there, two) as second:
+        await registered(here, one, two)
+        done = await manage("listnodes", "--json", env=env)
+        assert sorted(json.loads(line)["endpoint"] for line in done.lines) == sorted([here.host, there.host])
+        done = await manage("sendmessage", one, two, "nobody", "hello", env=env)
+        assert (done.status, done.output) == (1, "sent to 2 of 3 sessions\n")
+        assert await receive(first) == await receive(second) == "hello"
+        answer = (await request(there, "POST", "/sessions", (), json.dumps([one, two, "nobody"]).encode())).json()
+        assert [entry["session"] for entry in answer["alive"]] == [one, two]
+        assert answer["gone"] == ["nobody"]
+        done = await manage("closesessions", "--all", "--no-input", env=env)
+        assert (done.status, done.output) == (0, "closed 2 of 2 sessions\n")
+        assert (await ending(first)).code == (await ending(second)).code == 1000
+    for server in (here, there):
+        assert await server.stop() == 0
+
+
+async def test_a_database_that_goes_and_comes_back(servers: Servers, postgres: PostgresServer, key: str) -> None:
+    await Registry.at(postgres.url)
+    server = await servers.start("uvicorn", {"EKBO_DATABASE_URL": postgres.url})
+    async with client(server, key):
+        await registered(server, key)
+        await postgres.stop()
+        for _ in range(3):
+            response = await request(server, "GET", f"/sessions/{key}", timeout=8)
+            assert (response.status, response.json()["result"]) == (503, "NG")
+        await postgres.start()
+
+        async def answers() -> bool:
+            return (await request(server, "GET", f"/sessions/{key}")).status == 200
+
+        await eventually(answers, "/sessions to answer again")
+        assert postgres.process
+        postgres.process.send_signal(signal.SIGSTOP)  # from now on it takes connections, and says nothing
+        began = time.monotonic()
+        response = await request(server, "GET", f"/sessions/{key}", timeout=8)
+        assert (response.status, response.json()["result"]) == (503, "NG")
+        assert time.monotonic() - began < 7
+    assert await server.stop() == 0
+
+
+async def test_many_rows(postgres: PostgresServer) -> None:
+    """Listed in little time and constant memory; selected, ended and told again as on SQLite."""
+    registry = await Registry.at(postgres.url)
+    await many_listed(registry)
+    node = await registry.node("web2")
+    await registry.session("lost", node, ended_at=now(), code=1006, reason="node_lost", gave_up=True)
+    again = await manage("replaycloseevents", "--node", "web2", "--no-input", env=registry.env)
+    assert again.output == "to be told again: 1 close event\n"
+    dry = await manage("closesessions", "--older-than", "10s", "--dry-run", env=registry.env)
+    assert len(dry.lines) == MANY
