@@ -73,10 +73,11 @@ class Load:
         """Have `count` senders connected, replacing those whose connection has ended; None: the clients' port."""
         loop = asyncio.get_running_loop()
         port = port or self.port
-        self.senders = self.pools[port] = [sender for sender in self.pools.get(port, []) if not sender.lost]
-        while len(self.senders) < count:
+        pool = self.pools[port] = [sender for sender in self.pools.get(port, []) if not sender.lost]
+        while len(pool) < count:
             _, sender = await loop.create_connection(Sender, "127.0.0.1", port)
-            self.senders.append(sender)
+            pool.append(sender)
+        self.senders = pool[:count]
         return {"senders": len(self.senders)}
 
     async def send(
