@@ -42,12 +42,12 @@ class Request:
 
     __slots__ = ("_answers", "_taken", "echo", "errors", "expected", "for_all", "future", "number", "overdue")
 
-    def __init__(self, number: int, echo: bool, for_all: bool) -> None:
+    def __init__(self, number: int, future: "asyncio.Future[None]", echo: bool, for_all: bool) -> None:
         self.number = number
+        self.future = future
         self.echo = echo
         """Does this process answer as well, when the request comes back to it?"""
         self.for_all = for_all
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.errors: list[DeliveryError] = []
         self.overdue = False
         self._answers = 0
@@ -91,6 +91,7 @@ class Requests:
     def __init__(self, timeout: float, wait_limit: float) -> None:
         self._timeout = timeout
         self._wait_limit = wait_limit
+        self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         # Both in the order of their deadlines.
         self._waiting: dict[int, tuple[Request, float]] = {}
@@ -101,11 +102,10 @@ class Requests:
         return len(self._waiting) + len(self._later)
 
     def new(self, echo: bool, for_all: bool = False) -> Request:
-        request = Request(next(self._numbers), echo, for_all)
-        loop = request.future.get_loop()
-        self._waiting[request.number] = request, loop.time() + self._timeout
+        request = Request(next(self._numbers), self._loop.create_future(), echo, for_all)
+        self._waiting[request.number] = request, self._loop.time() + self._timeout
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._sweep)
+            self._timer = self._loop.call_later(self._timeout, self._sweep)
         return request
 
     def get(self, number: int) -> Request | None:
@@ -124,7 +124,7 @@ class Requests:
             return
         if outcome == LATER:
             self._waiting.pop(number, None)
-            self._later[number] = request, request.future.get_loop().time() + self._wait_limit
+            self._later[number] = request, self._loop.time() + self._wait_limit
             request.overdue = False
             return
         request.answer(outcome)
@@ -140,8 +140,7 @@ class Requests:
             self._later.pop(request.number, None)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for entries in (self._waiting, self._later):
             for request, _ in list(itertools.takewhile(lambda entry: entry[1] < now, entries.values())):
                 if not request.overdue:  # its answer may be there already and wait for this process to read it
@@ -150,4 +149,4 @@ class Requests:
                 stats.no_answers += 1
                 request.fail(ClusterLost() if request.expected is None else NoAnswer())
                 del entries[request.number]
-        self._timer = loop.call_later(self._timeout / 10, self._sweep) if len(self) else None
+        self._timer = self._loop.call_later(self._timeout / 10, self._sweep) if len(self) else None
