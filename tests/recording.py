@@ -45,6 +45,7 @@ class Recorder:
             if raw:
                 reset(raw.writer)
             return None
+        connection.status = response.status
         if response.status != 101:
             connection.ended, connection.end = self.now(), "refused"
             raw.writer.close()
@@ -140,7 +141,7 @@ class Sender:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             self._drop(node)
             outcomes = dict.fromkeys(keys, UNKNOWN)
-        sent = Sent(payload, start, self._recorder.now(), outcomes, node.name)
+        sent = Sent(payload, start, self._recorder.now(), outcomes)
         self._recorder.history.sends.append(sent)
         return sent
 
