@@ -152,7 +152,9 @@ class Sender:
         self._connections.clear()
 
     async def _request(self, node: Node, payload: Payload) -> Response:
-        if node.name not in self._connections:
+        http = self._connections.get(node.name)
+        if http is None or http.reader.at_eof():  # a server closes connections on which nothing comes
+            self._drop(node)
             self._connections[node.name] = Http(node.server, *await node.server.open())
         headers = [("X-Kuiperbelt-Session", ",".join(payload.keys))]
         frame = payload.frame

@@ -173,7 +173,6 @@ class Machine(RuleBasedStateMachine):
         """A node dies with all its sessions, and starts anew."""
         node = self.node(at)
         self.killed += 1
-        self.sender.end()
         self.world.do(node.server.kill())
         self.world.killed = time.monotonic()
         for name, before in self.there.items():
@@ -188,6 +187,7 @@ class Machine(RuleBasedStateMachine):
     async def push(self, at: int, *names: str) -> None:
         """Answered as the model says, and received by whom it says."""
         sent = await self.sender.send(self.node(at), *names)
+        self.sender.end()  # until the next step nobody would notice that the server closed the connection
         for name in names:
             if self.there[name]:
                 assert sent.outcomes[name] == OK, (sent, name)
@@ -226,7 +226,6 @@ class Machine(RuleBasedStateMachine):
             for at in range(len(KINDS)):
                 self.world.do(self.push(at, *self.names))
         finally:
-            self.sender.end()
             self.world.do(self.recorder.end())
         self.there = {name: [] for name in self.names}
         self.world.do(self.every_end_is_told())
