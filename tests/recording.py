@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.backend import reset
@@ -24,6 +26,8 @@ class Recorder:
 
     history: History = field(default_factory=History)
     listeners: list[Listener] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of payloads, whoever sends them."""
     _began: float = field(default_factory=time.monotonic)
 
     def now(self) -> float:
@@ -127,12 +131,10 @@ class Sender:
         self.name = name
         self._recorder = recorder
         self._connections: dict[str, Http] = {}
-        self._number = 0
 
     async def send(self, node: Node, *keys: str) -> Sent:
         """POST /send with the next payload."""
-        self._number += 1
-        payload = Payload(self.name, self._number, keys)
+        payload = Payload(self.name, next(self._recorder.numbers), keys)
         start = self._recorder.now()
         try:
             async with asyncio.timeout(SEND_LIMIT):
