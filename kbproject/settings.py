@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.utils import get_random_secret_key
 
 from proxy import conf
-from proxy.redis_hosts import redis_hosts
+from proxy.redis_hosts import channel_prefix, redis_hosts
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
 KUIPERBELT_UNKNOWN_VARIABLES = conf.unknown_variables(os.environ)
@@ -26,10 +26,10 @@ if KUIPERBELT.clustered:
         "BACKEND": "proxy.cluster.RedisChannelLayer",
         "CONFIG": {
             "hosts": redis_hosts(KUIPERBELT),
-            "prefix": KUIPERBELT.redis_prefix,
+            "prefix": channel_prefix(KUIPERBELT),
             "timeout": KUIPERBELT.reply_timeout,
-            # A session whose socket is blocked for longer is closed.
-            "wait_limit": KUIPERBELT.blocked_timeout + KUIPERBELT.reply_timeout,
+            # The longest that a /send may wait for room in a session's queue.
+            "wait_limit": max(KUIPERBELT.blocked_timeout, KUIPERBELT.send_timeout) + KUIPERBELT.reply_timeout,
             "join": KUIPERBELT.duplicate_session == "join",
         },
     }

@@ -17,8 +17,9 @@ from proxy.envelope import BadEnvelope
 from proxy.events import Event
 from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
 from proxy.freshness import Freshness
-from proxy.layers import LocalChannelLayer, Outcome, decide, settle
+from proxy.layers import LocalChannelLayer
 from proxy.link import LOST
+from proxy.outcomes import Outcome, decide, settle
 from proxy.redis_connection import ignore
 from proxy.redis_layer import RedisLayer
 from proxy.requests import LATER, OK, Request, Requests, name_of
@@ -59,6 +60,12 @@ class ClusterLayer(RedisLayer):
         shard.call(on_count, b"PUBSUB", b"NUMSUB", name)
         if not await counted:
             raise ClusterLost
+
+    def must_wait(self, group: str) -> bool:
+        return self._requests.full and group not in self._groups
+
+    async def room(self) -> None:
+        await self._requests.room()
 
     def request(self, group: str, message: Event) -> Outcome:
         if group not in self._groups:
@@ -110,7 +117,7 @@ class ClusterLayer(RedisLayer):
         if message is not self._packed[0]:  # the same event goes to many groups
             self._packed = message, envelope.pack_event(message)
         own = 0 if echo or group not in self._groups else 1
-        request = self._requests.new(echo, for_all)
+        request = self._requests.new(echo, for_all, len(self._packed[1]))
 
         def on_count(reply: Any) -> None:
             if reply is LOST:
@@ -132,7 +139,10 @@ class ClusterLayer(RedisLayer):
     # From Redis
 
     def _take(self, shard: Shard, channel: str, kind: str, found: dict[str, Any]) -> None:
-        if kind == envelope.REPLIES:
+        if kind == envelope.PRESENT:
+            self._freshness.is_stale(found["inbox"], found["at"])  # so that something is known of each sender
+            super()._take(shard, channel, kind, found)
+        elif kind == envelope.REPLIES:
             for number, outcome in envelope.replies(found):
                 self._requests.answer(number, outcome)
         elif kind in (envelope.REQUEST, envelope.REQUEST_ALL):
@@ -151,6 +161,8 @@ class ClusterLayer(RedisLayer):
                 return
         elif self._freshness.is_stale(inbox, found["at"]):
             stats.stale_requests += 1
+            if found["kind"] == envelope.REQUEST_ALL:
+                self._call_all(group, events.late(_event(found)))
             return
 
         def answer(outcome: str) -> None:

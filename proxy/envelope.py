@@ -25,7 +25,8 @@ REPLIES = "replies"
 CHANNEL = "channel"
 """A message of Channels' own send."""
 PRESENT = "present"
-"""A process is there, or it leaves. To all, its own copy included: if that doesn't come back, `number` is missed."""
+"""A process is there, or it leaves. To all, its own copy included: if that doesn't come back, `number` is missed.
+`at` is as in requests."""
 
 _REQUEST_FIELDS = {"inbox": bytes, "id": int, "at": float, "event": bytes}
 _FIELDS: Mapping[str, Mapping[str, type]] = {
@@ -35,7 +36,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     GROUP: {"inbox": bytes, "message": dict},
     REPLIES: {"replies": list},
     CHANNEL: {"channel": str, "message": dict},
-    PRESENT: {"inbox": bytes, "number": int, "left": bool},
+    PRESENT: {"inbox": bytes, "number": int, "at": float, "left": bool},
 }
 
 

@@ -6,7 +6,7 @@ agree, so what counts is how much longer a request took than the quickest one of
 
 from time import monotonic
 
-WINDOW = 60.0  # seconds over which the quickest is looked for; clocks drift apart by far less than `limit` in that time
+WINDOW = 5.0  # seconds over which, or twice that, the quickest is looked for; then a clock that jumped is right again
 MAX_AGE = 600.0  # seconds after which what is known of a sender doesn't count any more
 MAX_SENDERS = 10_000
 

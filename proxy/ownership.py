@@ -12,7 +12,8 @@ from enum import Enum
 
 from proxy.events import CLAIM, SHARED, Event, claim_event
 from proxy.exceptions import ClusterLost, SessionNotFound, SessionTaken
-from proxy.layers import LocalChannelLayer, Outcome, Receiver
+from proxy.layers import LocalChannelLayer, Receiver
+from proxy.outcomes import Outcome
 
 
 class _State(Enum):

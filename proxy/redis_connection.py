@@ -20,7 +20,7 @@ from proxy.link import LOST, Link, OnReply
 from proxy.stats import stats
 
 PROBE_PERIOD = 5.0  # seconds
-RETRY_DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to connect; the last one for all further ones
+RETRY_DELAYS = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts to connect; the last one for all further ones
 SUBSCRIBE_BATCH = 1000  # channels in one command
 COUNT_BATCH = 500
 
@@ -28,11 +28,16 @@ logger = logging.getLogger("proxy.cluster")
 
 
 class RedisConnection:
-    """`host` is in the form of channels_redis' CONFIG, `name` is for messages; `timeout`, in seconds, for an answer."""
+    """`host` is in the form of channels_redis' CONFIG, `name` is for messages; `timeout`, in seconds, for an answer.
+    `client_name`: what Redis's CLIENT LIST shows, of this process alone."""
 
-    def __init__(self, name: str, host: dict[str, Any], timeout: float) -> None:
-        self._pool: ConnectionPool = create_pool(host)
+    def __init__(self, name: str, host: dict[str, Any], timeout: float, client_name: str) -> None:
+        self._pool: ConnectionPool = create_pool({**host, "client_name": client_name})
+        self._number = 0
         self._name = name
+        sentinels = getattr(getattr(self._pool, "sentinel_manager", None), "sentinels", ())
+        self._connect_timeout = timeout * (1 + len(sentinels))  # which are asked one after the other
+        self._password = str(self._pool.connection_kwargs.get("password") or "")
         self._timeout = timeout
         self._link: Link | None = None
         self._lost: asyncio.Future[str]
@@ -104,16 +109,6 @@ class RedisConnection:
         if self._link:
             self._link.write(command)
 
-    @property
-    def full(self) -> bool:
-        """Does Redis take nothing right now?"""
-        return self._link is not None and self._link.full
-
-    async def room(self) -> None:
-        """Wait while Redis takes nothing; at most until it is given up."""
-        if self._link:
-            await self._link.room()
-
     def problem(self) -> str | None:
         """Why it can't be used, in words, and for how long."""
         if self._up:
@@ -136,6 +131,9 @@ class RedisConnection:
                     self._lose(str(error) or f"no answer within {self._timeout:g} s")
                 except (ClusterLost, ClusterUnreachable):
                     self._lose("lost while subscribing")
+                except Exception as error:
+                    logger.exception("Redis %s: unexpected error", self._name)
+                    self._lose(type(error).__name__)
                 delay = next(delays, RETRY_DELAYS[-1])
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  not for security
         finally:
@@ -144,8 +142,9 @@ class RedisConnection:
     async def _connect(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()
         link = Link(self.on_message, self.on_flush, self._on_lost, self._timeout)
-        async with asyncio.timeout(self._timeout):
-            await link.open(self._pool)
+        async with asyncio.timeout(self._connect_timeout):
+            await link.open(self._pool, self._number)
+        self._number = link.number
         # From here on every subscription that comes or goes is written to this link, in order.
         self._link = link
         channels = self.channels()
@@ -183,7 +182,7 @@ class RedisConnection:
         if find is None or self._link is None:
             return
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._connect_timeout):
                 master = await find()
         except (OSError, TimeoutError, RedisError):
             return
@@ -201,6 +200,8 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
+        if self._password:  # a Redis that doesn't understand a command repeats it
+            why = why.replace(self._password, "…")
         if self._up:
             self._up = False
             self._since = monotonic()

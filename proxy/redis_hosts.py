@@ -33,9 +33,19 @@ def redis_hosts(options: Options) -> list[Host]:
     sentinel = {
         "sentinels": list(options.redis_sentinels),
         "master_name": options.redis_master,
-        "sentinel_kwargs": {"socket_connect_timeout": options.reply_timeout, "socket_timeout": options.reply_timeout},
+        "sentinel_kwargs": {
+            "socket_connect_timeout": options.reply_timeout,
+            "socket_timeout": options.reply_timeout,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
     return [(options.redis_master, {**sentinel, **chosen, **common})]
+
+
+def channel_prefix(options: Options) -> str:
+    """How the names of all channels begin. Redis has one set of channels for all its databases; we keep them apart."""
+    database = parse_url(options.redis_url[0]).get("db") if options.redis_url else 0
+    return f"{options.redis_prefix}.{database}" if database else options.redis_prefix
 
 
 def _name(url: str) -> str:

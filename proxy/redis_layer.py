@@ -59,14 +59,6 @@ class RedisLayer(LocalChannelLayer):
     def is_unreachable(self) -> bool:
         return all(shard.problem() for shard in self._shards)
 
-    @property
-    def full(self) -> bool:
-        return any(shard.full for shard in self._shards)
-
-    async def room(self) -> None:
-        for shard in self._shards:
-            await shard.room()
-
     # Channels' own interface
 
     async def new_channel(self, prefix: str = "specific") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
@@ -144,8 +144,15 @@ def networks(value: Any) -> tuple[Network, ...]:
         raise ValueError(expected) from None
 
 
+# What may follow the ? of a Redis URL, to be handed to redis-py.
+_REDIS_ARGUMENTS = {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+
+
 def redis_urls(value: Any) -> tuple[str, ...]:
-    expected = "URLs like redis://host:6379/0 or rediss://:password@host, separated by commas"
+    expected = (
+        "URLs like redis://host:6379/0 or rediss://:password@host, separated by commas; after a ? only "
+        + ", ".join(sorted(_REDIS_ARGUMENTS))
+    )
     urls = tuple(_items(value, expected))
     try:
         known = all(
@@ -153,6 +160,8 @@ def redis_urls(value: Any) -> tuple[str, ...]:
             and (parts.path if parts.scheme == "unix" else parts.hostname)
             and parts.port != 0
             and (parts.scheme == "unix" or re.fullmatch(r"(/\d*)?", parts.path))
+            and {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} <= _REDIS_ARGUMENTS
+            and (parts.scheme == "rediss" or not parts.query)
             for item in urls
         )
     except ValueError:

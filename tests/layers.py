@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from proxy import envelope
@@ -24,9 +24,11 @@ def make_layer(
 
 
 @contextlib.asynccontextmanager
-async def layers(count: int, *redis: RedisServer, **config: Any) -> AsyncIterator[list[ClusterLayer]]:
-    """Connected layers of one cluster, left at the end."""
-    made = [make_layer(*(server.url for server in redis), **config) for _ in range(count)]
+async def layers(
+    count: int, *redis: RedisServer, urls: Sequence[str] = (), **config: Any
+) -> AsyncIterator[list[ClusterLayer]]:
+    """Connected layers of one cluster, left at the end. `urls` go before those of the servers."""
+    made = [make_layer(*(urls or [server.url for server in redis]), **config) for _ in range(count)]
     try:
         for layer in made:
             await layer.start()

@@ -18,7 +18,7 @@ GOOD: dict[str, dict[str, Any]] = {
     envelope.GROUP: {"inbox": b"i", "message": {"type": "x"}},
     envelope.REPLIES: {"replies": [[1, "ok"], [2, "not found"]]},
     envelope.CHANNEL: {"channel": "c", "message": {}},
-    envelope.PRESENT: {"inbox": b"i", "number": 3, "left": False},
+    envelope.PRESENT: {"inbox": b"i", "number": 3, "at": 1.5, "left": False},
 }
 
 

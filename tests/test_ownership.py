@@ -9,10 +9,12 @@ import pytest
 
 from proxy.events import Event, send_event
 from proxy.exceptions import ClusterUnreachable, SessionNotFound, SessionTaken
-from proxy.layers import LocalChannelLayer, Outcome
+from proxy.layers import LocalChannelLayer
+from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame
 from tests.layers import layers, make_layer
+from tests.network import Wire
 from tests.redis_servers import RedisServer, eventually
 
 EVENT = send_event(Frame("hello", 5), 0.0)
@@ -173,6 +175,30 @@ async def test_a_key_that_connected_elsewhere_during_a_gap(redis: RedisServer) -
             await send(two)
             assert (len(newer.events), newer.replaced) == (2, 0)
             newer.membership.leave()
+
+
+@pytest.mark.parametrize("policy", ["replace", "reject"])
+async def test_a_claim_that_comes_late_still_leaves_one_owner(policy: str) -> None:
+    """The older one's process stood still for so long that the newer one went on without its answer."""
+    async with (
+        RedisServer.running() as private, Wire.running(private.port) as wire, layers(1, private) as (quick,),
+        layers(1, private, urls=[f"redis://127.0.0.1:{wire.port}"]) as (slow,),
+    ):
+        older = await Connection(slow, policy).join()
+        await asyncio.sleep(0.2)  # they have heard of each other
+        wire.stall(there=False)
+        newer = await Connection(quick, policy).join()
+        await asyncio.sleep(0.5)
+        wire.resume()
+
+        async def replaced() -> bool:
+            return bool(older.replaced)
+
+        await eventually(replaced, "the older one's end", 10)
+        assert not newer.replaced
+        await send(slow)
+        await send(quick)
+        assert len(newer.events) == 2
 
 
 async def test_without_redis_nobody_gets_in() -> None:

@@ -115,6 +115,39 @@ async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
     assert "hunter2" not in caplog.text
 
 
+async def test_a_redis_that_repeats_the_password() -> None:
+    """As one does that doesn't know HELLO, with what it was asked; that would stand in the log, and in /ready."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = (await reader.read(1000)).decode().split("\r\n")[2::2]
+        writer.write(f"-ERR unknown command '{asked[0]}', with args beginning with: {asked[1:]}\r\n".encode())
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    kept = Kept(f"redis://:hunter2@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await asyncio.wait_for(kept.shard.tried, 5)
+    problem = kept.shard.problem() or ""
+    assert "HELLO" in problem
+    assert "hunter2" not in problem
+    await kept.end()
+    server.close()
+
+
+async def test_the_connection_before_is_ended_for_redis_too(private: RedisServer) -> None:
+    """It died without a word, so Redis would keep its subscriptions, and count them, for minutes."""
+    async with Wire.running(private.port) as wire:
+        kept = Kept(f"redis://127.0.0.1:{wire.port}", timeout=0.5)
+        await kept.up()
+        wire.freeze()
+        assert kept.shard._link
+        kept.shard._link.call(lambda reply: None, b"PING")
+        await kept.down()
+        await kept.up()
+        assert await kept.shard.subscribers([b"one", b"inbox"]) == [1, 1]
+        await kept.end()
+
+
 async def test_an_acl_that_forbids_is_a_problem_in_words() -> None:
     async with RedisServer.running() as server:
         await server.execute("ACL", "SETUSER", "app", "on", ">pw", "+@all", "~*", "resetchannels", "&allowed*")
