@@ -156,6 +156,7 @@ class RedisServer:
             port=self.port,
             password=self.password or None,
             socket_timeout=COMMAND_LIMIT,
+            protocol=3,
             decode_responses=True,
             retry=Retry(NoBackoff(), 0),
         )

@@ -343,6 +343,30 @@ async def test_key_connects_elsewhere_while_its_node_is_cut_off(
                 assert event.one("X-Kuiperbelt-Close-Reason") == "replaced"
 
 
+async def test_key_connects_elsewhere_while_its_node_is_stopped(
+    servers: Servers, backend: Backend, fresh: Callable[[str], str]
+) -> None:
+    """The older connection's process stands still, and gives the key up as soon as it goes on."""
+    async with RedisServer.running() as redis, Cluster.running(servers, PAIR, redis) as cluster:
+        here, there = cluster.nodes
+        key = fresh("k")
+        async with client(there.server, key) as old:
+            # The nodes know how long messages take between them.
+            await until_ok(here, key, BACK)
+            assert await receive(old) == "back"
+            there.server.pause()
+            async with client(here.server, key) as new:
+                await asyncio.sleep(1.5)  # so that it may hold the news for too old
+                there.server.resume()
+                end = await ending(old)
+                assert (end.code, end.reason, end.frames) == (4001, "replaced", [])
+                for node in cluster.nodes:
+                    await until_ok(node, key, BACK)
+                    assert await receive(new) == "back"
+                (event,) = await backend.wait("/close", key)
+                assert event.one("X-Kuiperbelt-Close-Reason") == "replaced"
+
+
 async def test_node_killed(servers: Servers, fresh: Callable[[str], str]) -> None:
     """Its sessions are nowhere, which nobody can be sure of at once; who connects anew is reached at once."""
     async with pair(servers, fresh) as found:
