@@ -22,7 +22,7 @@ from proxy.link import LOST
 from proxy.outcomes import Outcome, decide, settle
 from proxy.redis_connection import ignore
 from proxy.redis_layer import RedisLayer
-from proxy.requests import LATER, OK, Request, Requests, name_of
+from proxy.requests import LATER, OK, STALE, Request, Requests, name_of
 from proxy.shard import UNSURE, Shard
 from proxy.stats import stats
 
@@ -62,7 +62,7 @@ class ClusterLayer(RedisLayer):
             raise ClusterLost
 
     def must_wait(self, group: str) -> bool:
-        return self._requests.full and group not in self._groups
+        return self._requests.full and (self._join or group not in self._groups)
 
     async def room(self) -> None:
         await self._requests.room()
@@ -128,7 +128,9 @@ class ClusterLayer(RedisLayer):
                 self._requests.expect(request, reply)
 
         kind = envelope.REQUEST_ALL if objections else envelope.REQUEST
-        payload = envelope.pack(kind, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1])
+        payload = envelope.pack(
+            kind, inbox=self._inbox, id=request.number, clock=self.clock, at=monotonic(), event=self._packed[1]
+        )
         try:
             self._shard(group).publish(on_count, self._redis_group(group), payload, own)
         except DeliveryError as error:
@@ -140,10 +142,12 @@ class ClusterLayer(RedisLayer):
 
     def _take(self, shard: Shard, channel: str, kind: str, found: dict[str, Any]) -> None:
         if kind == envelope.PRESENT:
-            self._freshness.is_stale(found["inbox"], found["at"])  # so that something is known of each sender
+            self._is_stale(found)  # so that something is known of each sender
             super()._take(shard, channel, kind, found)
         elif kind == envelope.REPLIES:
             for number, outcome in envelope.replies(found):
+                if outcome == STALE and self._requests.get(number):
+                    self.clock += 1  # it wasn't late, or we wouldn't wait for it any more: our clock has jumped
                 self._requests.answer(number, outcome)
         elif kind in (envelope.REQUEST, envelope.REQUEST_ALL):
             self._take_request(shard, channel.removeprefix(self._group_prefix), found)
@@ -152,6 +156,9 @@ class ClusterLayer(RedisLayer):
         else:
             super()._take(shard, channel, kind, found)
 
+    def _is_stale(self, found: dict[str, Any]) -> bool:
+        return self._freshness.is_stale(b"%s %d" % (found["inbox"], found["clock"]), found["at"])
+
     def _take_request(self, shard: Shard, group: str, found: dict[str, Any]) -> None:
         inbox, number = found["inbox"], found["id"]
         own = inbox == self._inbox
@@ -159,10 +166,11 @@ class ClusterLayer(RedisLayer):
             request = self._requests.get(number)
             if request is None or not request.echo:
                 return
-        elif self._freshness.is_stale(inbox, found["at"]):
+        elif self._is_stale(found):
             stats.stale_requests += 1
             if found["kind"] == envelope.REQUEST_ALL:
                 self._call_all(group, events.late(_event(found)))
+            shard.reply(inbox, number, STALE)
             return
 
         def answer(outcome: str) -> None:
@@ -211,7 +219,7 @@ class RedisChannelLayer(RedisPubSubChannelLayer):
 def _event(found: dict[str, Any]) -> Event:
     event = envelope.unpack_event(found["event"])
     if not events.is_valid(event):
-        raise BadEnvelope(f"expected an event for a session, found {event!r:.80}")
+        raise BadEnvelope(f"expected an event for a session, found {event.get('type')!r:.40} that can't be used")
     return event
 
 

@@ -31,7 +31,8 @@ class Delivery:
     refused: bool = False
     """Strict broadcast found a session missing: nobody received anything."""
     unreachable: bool = False
-    """Nothing is known to be delivered, and what became of some sessions can't be known without Redis."""
+    """Nothing is known to be delivered, and what became of some sessions can't be known without Redis: the failures say
+    whether it may be delivered all the same."""
 
 
 def layer() -> LocalChannelLayer:

@@ -89,7 +89,7 @@ class Membership:
         for error in errors:
             if isinstance(error, SessionTaken | ClusterLost):
                 raise error
-        # Others that didn't answer are dead, or will be claimed against when they are back.
+        # Others that didn't answer are dead, or stand still, and take the claim as a late one when they go on.
         if self._state is _State.CLAIMED:
             self._state = _State.OWNER
         elif self._state is _State.WAITING:

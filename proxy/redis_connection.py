@@ -37,7 +37,6 @@ class RedisConnection:
         self._name = name
         sentinels = getattr(getattr(self._pool, "sentinel_manager", None), "sentinels", ())
         self._connect_timeout = timeout * (1 + len(sentinels))  # which are asked one after the other
-        self._password = str(self._pool.connection_kwargs.get("password") or "")
         self._timeout = timeout
         self._link: Link | None = None
         self._lost: asyncio.Future[str]
@@ -126,8 +125,8 @@ class RedisConnection:
                     await self._connect()
                     delays = iter(RETRY_DELAYS)
                     await self._watch()
-                except (OSError, TimeoutError, RedisError) as error:
-                    # A bare TimeoutError has no text.
+                except (OSError, TimeoutError, RedisError, RuntimeError) as error:
+                    # uvloop's RuntimeError: the socket closed as it was being set up. A bare TimeoutError has no text.
                     self._lose(str(error) or f"no answer within {self._timeout:g} s")
                 except (ClusterLost, ClusterUnreachable):
                     self._lose("lost while subscribing")
@@ -200,8 +199,7 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
-        if self._password:  # a Redis that doesn't understand a command repeats it
-            why = why.replace(self._password, "…")
+        why = why.partition(", with args")[0]  # a Redis that doesn't know AUTH or HELLO repeats the password here
         if self._up:
             self._up = False
             self._since = monotonic()

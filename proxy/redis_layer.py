@@ -41,6 +41,8 @@ class RedisLayer(LocalChannelLayer):
         self._common = f"{prefix}__processes".encode()
         self._timeout = timeout
         self._hosts = hosts
+        self.clock = 0
+        """Which of this process's clocks its messages tell: the next one begins when the monotonic clock has jumped."""
         self._shards: list[Shard] = []
         self._tasks: list[asyncio.Task[None]] = []
         # Channels that no process owns, which this one receives from.
@@ -130,9 +132,16 @@ class RedisLayer(LocalChannelLayer):
             return
         for index, (name, host) in enumerate(self._hosts):
             shard = Shard(
-                name, host, self._timeout, self._inbox, self._common, partial(self._subscriptions, index),
-                self._on_message, self._on_shared,
-            )  # fmt: skip
+                name,
+                host,
+                self._timeout,
+                clock=lambda: self.clock,
+                inbox=self._inbox,
+                common=self._common,
+                subscriptions=partial(self._subscriptions, index),
+                on_message=self._on_message,
+                on_shared=self._on_shared,
+            )
             self._shards.append(shard)
             self._tasks.append(asyncio.create_task(shard.run()))
 

@@ -9,6 +9,7 @@ import itertools
 
 from proxy.exceptions import (
     ClusterLost,
+    ClusterUnreachable,
     DeliveryError,
     NoAnswer,
     SendTimeout,
@@ -23,6 +24,7 @@ from proxy.stats import stats
 WINDOW = 4 << 20
 
 OK = "ok"
+STALE = "stale"
 LATER = "later"
 # The names of outcomes on Redis.
 _ERRORS: dict[str, type[DeliveryError]] = {
@@ -30,6 +32,7 @@ _ERRORS: dict[str, type[DeliveryError]] = {
     "closed": SessionClosed,
     "timeout": SendTimeout,
     "taken": SessionTaken,
+    STALE: ClusterUnreachable,  # it was dropped
 }
 _NAMES = {error: name for name, error in _ERRORS.items()}
 

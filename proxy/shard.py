@@ -22,14 +22,15 @@ UNSURE = object()
 
 
 class Shard(RedisConnection):
-    """`inbox` is this process's own channel, `common` that of all processes, `subscriptions` gives the others; and
-    `on_shared` is called for those of them that other processes have as well, after a gap."""
+    """`clock` says which of its clocks the process uses; `inbox` is its own channel, `common` that of all processes,
+    `subscriptions` gives the others, and `on_shared` is called for those that others have as well, after a gap."""
 
     def __init__(
         self,
         name: str,
         host: dict[str, Any],
         timeout: float,
+        clock: Callable[[], int],
         inbox: bytes,
         common: bytes,
         subscriptions: Callable[[], Iterable[bytes]],
@@ -37,6 +38,7 @@ class Shard(RedisConnection):
         on_shared: Callable[[bytes], None],
     ) -> None:
         super().__init__(name, host, timeout, inbox.decode())
+        self._clock = clock
         self._inbox = inbox
         self._common = common
         self._subscriptions = subscriptions
@@ -112,7 +114,9 @@ class Shard(RedisConnection):
 
     def _say_present(self, to: bytes, number: int = -1, left: bool = False) -> None:
         if self._link:
-            payload = envelope.pack(envelope.PRESENT, inbox=self._inbox, number=number, at=monotonic(), left=left)
+            payload = envelope.pack(
+                envelope.PRESENT, inbox=self._inbox, number=number, clock=self._clock(), at=monotonic(), left=left
+            )
             self._link.call(ignore, b"PUBLISH", to, payload)
 
     def _early(self) -> float:

@@ -166,9 +166,15 @@ def redis_urls(value: Any) -> tuple[str, ...]:
         )
     except ValueError:
         known = False
-    if not known or len(set(urls)) < len(urls):
+    # A Redis has one set of channels for all its databases, so it can't be two shards.
+    if not known or len({_redis_place(item) for item in urls}) < len(urls):
         raise ValueError(expected)
     return urls
+
+
+def _redis_place(item: str) -> tuple[str | int | None, ...]:
+    parts = urlsplit(item)
+    return (parts.path,) if parts.scheme == "unix" else (parts.hostname, parts.port or 6379)
 
 
 def redis_prefix(value: Any) -> str:

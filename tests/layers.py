@@ -47,7 +47,17 @@ class Kept:
         self.messages: list[tuple[bytes, bytes]] = []
         self.shared: list[bytes] = []
         ((name, host),) = redis_hosts(Options(redis_url=(url,), reply_timeout=timeout))
-        self.shard = Shard(name, host, timeout, inbox, b"all", self.subscriptions, self.on_message, self.shared.append)
+        self.shard = Shard(
+            name,
+            host,
+            timeout,
+            clock=lambda: 0,
+            inbox=inbox,
+            common=b"all",
+            subscriptions=self.subscriptions,
+            on_message=self.on_message,
+            on_shared=self.shared.append,
+        )
         self.task = asyncio.create_task(self.shard.run())
 
     def subscriptions(self) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Events for sessions in other processes, over a real Redis: answered truthfully, by whoever has the session."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -261,11 +262,26 @@ async def private() -> AsyncIterator[RedisServer]:
         yield server
 
 
+async def test_a_process_whose_clock_jumps_is_heard_again_at_once(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its virtual machine was paused: to the others all that it sends seems to be late."""
+    async with layers(1, redis) as (one,), layers(1, redis) as (two,):
+        bob = await session(two)
+        await request(one)
+        monkeypatch.setattr("proxy.cluster.monotonic", lambda: time.monotonic() - 30)
+        with pytest.raises(ClusterUnreachable):  # dropped, and said so
+            await request(one)
+        for _ in range(3):
+            await request(one)
+        assert len(bob.events) == 4
+
+
 async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLayer], redis: RedisServer) -> None:
     bob = await session(trio[0])
     before = stats.bad_envelopes
     bad = envelope.pack_event({"type": "session.send", "message": "x"})
-    for kind, fields in ((envelope.REQUEST, {"id": 1, "at": 0.0}), (envelope.ANNOUNCE, {})):
+    for kind, fields in ((envelope.REQUEST, {"id": 1, "clock": 0, "at": 0.0}), (envelope.ANNOUNCE, {})):
         payload = envelope.pack(kind, inbox=b"nobody", event=bad, **fields)
         await redis.execute("PUBLISH", f"test__group__{GROUP}", payload)
     await asyncio.sleep(0.1)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -115,23 +116,33 @@ async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
     assert "hunter2" not in caplog.text
 
 
-async def test_a_redis_that_repeats_the_password() -> None:
+@pytest.mark.parametrize("password", ["hunter2", "hunter2" * 30])
+async def test_a_redis_that_repeats_the_password(password: str) -> None:
     """As one does that doesn't know HELLO, with what it was asked; that would stand in the log, and in /ready."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = (await reader.read(1000)).decode().split("\r\n")[2::2]
-        writer.write(f"-ERR unknown command '{asked[0]}', with args beginning with: {asked[1:]}\r\n".encode())
+        repeated = " ".join(f"'{argument}'" for argument in asked[1:])[:128]
+        writer.write(f"-ERR unknown command '{asked[0]}', with args beginning with: {repeated}\r\n".encode())
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    kept = Kept(f"redis://:hunter2@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    kept = Kept(f"redis://:{password}@127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await asyncio.wait_for(kept.shard.tried, 5)
     problem = kept.shard.problem() or ""
     assert "HELLO" in problem
     assert "hunter2" not in problem
     await kept.end()
     server.close()
+
+
+async def test_over_a_unix_socket(tmp_path: Path) -> None:
+    async with RedisServer.running("", "--unixsocket", str(tmp_path / "redis.sock")):
+        kept = Kept(f"unix://{tmp_path}/redis.sock")
+        await kept.up()
+        assert await kept.shard.subscribers([b"one"]) == [1]
+        await kept.end()
 
 
 async def test_the_connection_before_is_ended_for_redis_too(private: RedisServer) -> None:

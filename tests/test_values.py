@@ -105,6 +105,7 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
         (values.redis_urls, "redis://a:b"),
         (values.redis_urls, "redis://a/db"),
         (values.redis_urls, "redis://a,redis://a"),
+        (values.redis_urls, "redis://a,redis://:p@a:6379/1"),
         (values.redis_urls, "redis://a?protocol=2"),
         (values.redis_urls, "rediss://a?db=x"),
         (values.redis_urls, "redis://a?ssl_cert_reqs=none"),
