@@ -181,7 +181,9 @@ async def test_a_key_that_connected_elsewhere_during_a_gap(redis: RedisServer) -
 async def test_a_claim_that_comes_late_still_leaves_one_owner(policy: str) -> None:
     """The older one's process stood still for so long that the newer one went on without its answer."""
     async with (
-        RedisServer.running() as private, Wire.running(private.port) as wire, layers(1, private) as (quick,),
+        RedisServer.running() as private,
+        Wire.running(private.port) as wire,
+        layers(1, private) as (quick,),
         layers(1, private, urls=[f"redis://127.0.0.1:{wire.port}"]) as (slow,),
     ):
         older = await Connection(slow, policy).join()
