@@ -256,12 +256,6 @@ async def test_a_redis_that_hangs(private: RedisServer) -> None:
         assert len(bob.events) == 2
 
 
-@pytest.fixture
-async def private() -> AsyncIterator[RedisServer]:
-    async with RedisServer.running() as server:
-        yield server
-
-
 async def test_a_process_whose_clock_jumps_is_heard_again_at_once(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
