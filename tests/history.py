@@ -157,7 +157,8 @@ class History:
     def _out_of_order(self) -> Iterator[str]:
         """Of two sends that were answered OK, one after the other, whoever made them, the first's frame comes first.
 
-        Sends whose outcome isn't known don't count: their frames may come late.
+        Sends whose outcome isn't known don't count: their frames may come late. With `join` it isn't known, while the
+        processes are apart, which of the key's connections OK was about.
         """
         certain = {
             (sent.payload, key): sent for sent in self.sends for key, outcome in sent.outcomes.items() if outcome == OK
@@ -170,7 +171,8 @@ class History:
                 sent = certain.get((payload, connection.key)) if payload and payload not in again else None
                 if sent is None:
                     continue
-                if latest and sent.end < latest.start:
+                apart = self.join and latest is not None and self._apart(sent.start, latest.end)
+                if latest and sent.end < latest.start and not apart:
                     yield (
                         f"{connection} got {latest.payload} before {sent.payload},"
                         f" which was answered {latest.start - sent.end:.3f} s before the other was sent"

@@ -162,3 +162,18 @@ async def test_reached_as_soon_as_it_is_in(servers: Servers, redis: RedisServer,
 
         for start in range(0, 60, 20):
             await asyncio.gather(*(one(start + number) for number in range(20)))
+
+
+async def test_order_at_all_of_them(servers: Servers, redis: RedisServer, fresh: Callable[[str], str]) -> None:
+    """join: what was answered first comes first everywhere, though it was sent at a node far from the others."""
+    env = {"EKBO_DUPLICATE_SESSION": "join"}
+    async with Cluster.running(servers, ("uvicorn", "uvicorn"), redis, env=env) as cluster:
+        near, far = cluster.nodes
+        key = fresh("o")
+        async with client(near.server, key) as one, client(far.server, key) as two:
+            far.wire.latency = 0.05
+            for number in range(10):
+                node = (near, far)[number % 2]
+                assert (await send(node.server, key, b"%d" % number)).body == OK
+            for connection in (one, two):
+                assert [await receive(connection) for _ in range(10)] == [str(number) for number in range(10)]

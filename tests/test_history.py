@@ -119,6 +119,17 @@ def test_join_delivers_to_all() -> None:
     assert History([one], [connection(one), connection(one, node="B")], join=True).problems() == []
 
 
+def test_joined_and_apart() -> None:
+    """OK may have been about another connection, for which this one's frame was late."""
+    one, two = sent(1, 1.0, 1.1), sent(2, 2.0, 2.1)
+    history = History([one, two], [connection(two, one)], gaps=[(0.5, 1.5)], join=True)
+    assert history.problems() == []
+    history.gaps = [(2.5, 3.5)]
+    problem(history, "s#2 before s#1")
+    history.gaps, history.join = [(0.5, 1.5)], False
+    problem(history, "s#2 before s#1")
+
+
 def test_replaced_and_its_successor() -> None:
     sends = [sent(1, 1.0, 1.1), sent(2, 3.0, 3.1)]
     old, new = connection(sends[0], span=(0, 2.2), end="4001"), connection(sends[1], node="B", span=(2.0, 0))
