@@ -2,15 +2,18 @@
 
 import asyncio
 
-from proxy.exceptions import DeliveryError, SessionNotFound
+from proxy.exceptions import DeliveryError, NoAnswer, SessionNotFound
 
 Outcome = asyncio.Future[None] | None
 """What became of an event: None is done; a future ends when it is, or with a DeliveryError."""
 
 
 def decide(errors: list[DeliveryError]) -> DeliveryError:
-    """The one error of an event that nobody took: the first that says more than that there is no session."""
-    return next((error for error in errors if not isinstance(error, SessionNotFound)), SessionNotFound())
+    """The one error of an event that nobody is known to have taken: that one may have, else the first that says more
+    than that there is no session."""
+    unsure = [error for error in errors if isinstance(error, NoAnswer)]
+    certain = [error for error in errors if not isinstance(error, SessionNotFound)]
+    return next(iter(unsure or certain), SessionNotFound())
 
 
 def settle(outcomes: list[Outcome], errors: list[DeliveryError]) -> Outcome:
