@@ -172,6 +172,9 @@ class ClusterLayer(RedisLayer):
                 self._call_all(group, events.late(_event(found)))
             shard.reply(inbox, number, STALE)
             return
+        elif group in self._returning and found["kind"] == envelope.REQUEST:
+            shard.reply(inbox, number, name_of(ClusterUnreachable()))
+            return
 
         def answer(outcome: str) -> None:
             if own:

@@ -93,10 +93,9 @@ class RedisConnection:
     async def subscribers(self, channels: Iterable[bytes]) -> list[int]:
         """How many processes listen to each of some channels. Raises ClusterUnreachable, ClusterLost."""
         asked = list(channels)
-        counts: list[int] = []
-        for start in range(0, len(asked), COUNT_BATCH):
-            counts += (await self.ask(b"PUBSUB", b"NUMSUB", *asked[start : start + COUNT_BATCH]))[1::2]
-        return counts
+        batches = [asked[start : start + COUNT_BATCH] for start in range(0, len(asked), COUNT_BATCH)]
+        answers = await asyncio.gather(*[self.ask(b"PUBSUB", b"NUMSUB", *batch) for batch in batches])
+        return [count for answer in answers for count in answer[1::2]]
 
     def subscribe(self, channel: bytes) -> None:
         self._write(b"SUBSCRIBE", channel)

@@ -41,6 +41,8 @@ class RedisLayer(LocalChannelLayer):
         self._common = f"{prefix}__processes".encode()
         self._timeout = timeout
         self._hosts = hosts
+        # Groups of which it isn't known since the last gap whether another process has them as well by now.
+        self._returning: set[str] = set()
         self.clock = 0
         """Which of this process's clocks its messages tell: the next one begins when the monotonic clock has jumped."""
         self._shards: list[Shard] = []
@@ -115,6 +117,7 @@ class RedisLayer(LocalChannelLayer):
         """Forget everything and leave Redis. What is done afterwards connects anew."""
         await super().flush()
         self._general.clear()
+        self._returning.clear()
         tasks, self._tasks, self._shards, self.started = self._tasks, [], [], False
         for task in tasks:
             task.cancel()
@@ -140,7 +143,8 @@ class RedisLayer(LocalChannelLayer):
                 common=self._common,
                 subscriptions=partial(self._subscriptions, index),
                 on_message=self._on_message,
-                on_shared=self._on_shared,
+                on_back=self._on_back,
+                on_checked=self._on_checked,
             )
             self._shards.append(shard)
             self._tasks.append(asyncio.create_task(shard.run()))
@@ -204,6 +208,16 @@ class RedisLayer(LocalChannelLayer):
         elif kind == envelope.GROUP and found["inbox"] != self._inbox:
             self._hand_out(channel.removeprefix(self._group_prefix), found["message"])
 
-    def _on_shared(self, channel: bytes) -> None:
+    def _on_back(self, channels: list[bytes]) -> None:
+        self._returning.update(channel.decode().removeprefix(self._group_prefix) for channel in channels)
+
+    def _on_checked(self, channel: bytes, shared: bool) -> "asyncio.Future[Any] | None":
         group = channel.decode().removeprefix(self._group_prefix)
-        self._call_all(group, {"type": events.SHARED})
+        outcomes = self._call_all(group, {"type": events.SHARED})[0] if shared else []
+        contests = [outcome for outcome in outcomes if outcome]
+        if not contests:
+            self._returning.discard(group)
+            return None
+        done = asyncio.gather(*contests, return_exceptions=True)
+        done.add_done_callback(lambda _: self._returning.discard(group))
+        return done

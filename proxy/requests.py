@@ -33,8 +33,9 @@ _ERRORS: dict[str, type[DeliveryError]] = {
     "timeout": SendTimeout,
     "taken": SessionTaken,
     STALE: ClusterUnreachable,  # it was dropped
+    "unsure": ClusterUnreachable,  # after a gap, somebody else may have the session by now
 }
-_NAMES = {error: name for name, error in _ERRORS.items()}
+_NAMES = {error: name for name, error in _ERRORS.items()}  # the last one of a kind
 
 
 def name_of(error: DeliveryError) -> str:

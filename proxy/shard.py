@@ -23,7 +23,8 @@ UNSURE = object()
 
 class Shard(RedisConnection):
     """`clock` says which of its clocks the process uses; `inbox` is its own channel, `common` that of all processes,
-    `subscriptions` gives the others, and `on_shared` is called for those that others have as well, after a gap."""
+    `subscriptions` gives the others. After a gap `on_back` is called with those, and then `on_checked` for each of them
+    with whether other processes have it as well; what that returns is waited for."""
 
     def __init__(
         self,
@@ -35,7 +36,8 @@ class Shard(RedisConnection):
         common: bytes,
         subscriptions: Callable[[], Iterable[bytes]],
         on_message: Callable[["Shard", bytes, bytes], None],
-        on_shared: Callable[[bytes], None],
+        on_back: Callable[[list[bytes]], None],
+        on_checked: Callable[[bytes, bool], "asyncio.Future[Any] | None"],
     ) -> None:
         super().__init__(name, host, timeout, inbox.decode())
         self._clock = clock
@@ -43,7 +45,8 @@ class Shard(RedisConnection):
         self._common = common
         self._subscriptions = subscriptions
         self._on_message = on_message
-        self._on_shared = on_shared
+        self._on_back = on_back
+        self._on_checked = on_checked
         self._replies: dict[bytes, list[tuple[int, str]]] = {}
         self._presence = Presence(inbox)
         self._complete = True
@@ -137,7 +140,9 @@ class Shard(RedisConnection):
 
     def channels(self) -> list[bytes]:
         # The inbox comes last: whoever sees it knows that all others are there.
-        return [*self._subscriptions(), self._common, self._inbox]
+        channels = list(self._subscriptions())
+        self._on_back(channels)
+        return [*channels, self._common, self._inbox]
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
         self._on_message(self, channel, payload)
@@ -158,9 +163,10 @@ class Shard(RedisConnection):
 
     async def after_gap(self) -> None:
         channels = list(self._subscriptions())
-        for channel, count in zip(channels, await self.subscribers(channels), strict=True):
-            if count > 1:
-                self._on_shared(channel)
+        counts = zip(channels, await self.subscribers(channels), strict=True)
+        contests = [contest for channel, count in counts if (contest := self._on_checked(channel, count > 1))]
+        if contests:
+            await asyncio.wait(contests)
 
     def probe(self) -> asyncio.Future[None]:
         number, back = next(self._probes), asyncio.get_running_loop().create_future()

@@ -45,6 +45,7 @@ class Kept:
     def __init__(self, url: str, timeout: float = 1.0, inbox: bytes = b"inbox") -> None:
         self.channels = [b"one", b"two"]
         self.messages: list[tuple[bytes, bytes]] = []
+        self.back: list[bytes] = []
         self.shared: list[bytes] = []
         ((name, host),) = redis_hosts(Options(redis_url=(url,), reply_timeout=timeout))
         self.shard = Shard(
@@ -56,9 +57,15 @@ class Kept:
             common=b"all",
             subscriptions=self.subscriptions,
             on_message=self.on_message,
-            on_shared=self.shared.append,
+            on_back=self.back.extend,
+            on_checked=self.on_checked,
         )
         self.task = asyncio.create_task(self.shard.run())
+
+    def on_checked(self, channel: bytes, shared: bool) -> None:
+        assert channel in self.back
+        if shared:
+            self.shared.append(channel)
 
     def subscriptions(self) -> Iterator[bytes]:
         return iter(self.channels)

@@ -1,6 +1,7 @@
 """Who owns a key: one connection in the whole cluster, whatever happens at the same time."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -175,6 +176,26 @@ async def test_a_key_that_connected_elsewhere_during_a_gap(redis: RedisServer) -
             await send(two)
             assert (len(newer.events), newer.replaced) == (2, 0)
             newer.membership.leave()
+
+
+async def test_while_that_is_found_out_nobody_gets_anything_twice() -> None:
+    """Both are subscribed then, and the one that was cut off doesn't know yet that it lost the key."""
+    async with RedisServer.running() as private, layers(3, private) as (one, two, other):
+        for number in range(20):
+            older = await Connection(one, "replace").join()
+            for shard in one._shards:
+                shard._lose("test")
+            newer = await Connection(two, "replace").join()
+            sent = 0
+            while not older.replaced:
+                with contextlib.suppress(ClusterUnreachable):
+                    await send(other)
+                    sent += 1
+                await asyncio.sleep(0)
+            await send(other)
+            assert (len(older.events), len(newer.events)) == (0, sent + 1), number
+            newer.membership.leave()
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("policy", ["replace", "reject"])
