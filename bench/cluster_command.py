@@ -21,6 +21,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--rate", type=int, default=default.rate, help="sends per second of the open loop (%(default)s)")
     add("--busy-rate", type=int, default=default.busy_rate, help="the same, for a process in full use (%(default)s)")
     add("--workers", type=int, default=default.workers, help="workers of the last side (%(default)s)")
+    add("--many-senders", type=int, default=default.many_senders, help="to keep all workers busy (%(default)s)")
     add("--crowd", type=int, default=default.crowd, help="bare clients of Redis, at least 2 (%(default)s)")
     add("--idle", type=float, default=default.idle, help="seconds without work; %(default)g s ping every client once")
     return options.read(parser, arguments)

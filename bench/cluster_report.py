@@ -12,6 +12,8 @@ END = "<!-- bench cluster: end -->"
 
 ONE, MANY, PACED, BUSY = ("one key per `/send`", "{keys} keys per `/send`", "{rate:,} sends/s", "{busy_rate:,} sends/s")
 
+FULL = "one key, {many_senders} senders"
+
 MEASURES = {
     "send_cpu_us": (f"CPU per message, {ONE}", "us"),
     "send_redis_cpu_us": ("- of which Redis", "us"),
@@ -27,6 +29,9 @@ MEASURES = {
     "busy_p99_ms": (f"latency p99, {BUSY}", "ms"),
     "send_per_second": (f"messages, {ONE}", "1/s"),
     "fanout_per_second": (f"messages, {MANY}", "1/s"),
+    "full_cpu_us": (f"CPU per message, {FULL}", "us"),
+    "full_per_second": (f"messages, {FULL}", "1/s"),
+    "full_bound_per_second": ("- all cores at this CPU, load included", "1/s"),
     "send_publishes": (f"PUBLISH per message, {ONE}", ""),
     "fanout_publishes": (f"PUBLISH per message, {MANY}", ""),
     "send_publish_us": (f"Redis' CPU per PUBLISH, {ONE}", "us"),
@@ -59,6 +64,7 @@ KINDS = {
     "fanout": MANY,
     "paced": PACED,
     "busy": BUSY,
+    "full": FULL,
     "crowd": "{crowd} bare clients of Redis",
     "connect": "connect",
 }
@@ -76,9 +82,10 @@ RATIOS = [
     Ratio("remote", "local", "fanout_cpu_us", 3.0),
     Ratio("remote", "local", "paced_cpu_us"),
     Ratio("remote", "local", "paced_p99_ms", 3.0),
-    Ratio("workers", "local", "send_per_second", 1.2, at_least=True),
+    Ratio("workers", "local", "full_per_second", 1.2, at_least=True),
+    Ratio("workers", "alone", "full_per_second"),
+    Ratio("workers", "local", "send_per_second"),
     Ratio("workers", "local", "fanout_per_second"),
-    Ratio("workers", "alone", "send_per_second"),
     Ratio("local", "alone", "send_cpu_us"),
     Ratio("local", "alone", "connect_cpu_us", 1.4),
     Ratio("local", "alone", "connect_settled_cpu_us"),

@@ -154,5 +154,7 @@ def rows(stages: Mapping[str, ClusterStage]) -> Iterator[dict[str, Work]]:
     sends = [("send", 1, None), ("fanout", plan.keys, None), ("paced", 1, plan.rate), ("busy", 1, plan.busy_rate)]
     for kind, keys, rate in sends:
         yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in stages.items()}
+    many = plan.many_senders
+    yield {name: MeteredSend(stage, "full", 1, senders=many) for name, stage in connecting.items()}
     yield {"remote": AskRedis(stages["remote"])}
     yield {name: MeteredClose(stage) for name, stage in connecting.items()}

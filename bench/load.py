@@ -23,6 +23,7 @@ from .systems import SYSTEMS, System
 HANDSHAKE_SECONDS = 30.0
 ARRIVAL_POLLS = 2500
 ARRIVAL_POLL_SECONDS = 0.002
+IDLE_SECONDS = 4.0  # uvicorn closes a connection that was idle for 5 s
 CLIENTS_PER_ADDRESS = 20_000  # below the 28,000 local ports that Linux gives one address
 
 
@@ -70,13 +71,23 @@ class Load:
         self.keys.append(key)
 
     async def connect_senders(self, count: int, port: int | None) -> dict[str, Any]:
-        """Have `count` senders connected, replacing those whose connection has ended; None: the clients' port."""
+        """Have `count` senders connected to a port, None: that of the clients.
+
+        Those that were idle for long are replaced, as a server closes them at any moment.
+        """
         loop = asyncio.get_running_loop()
         port = port or self.port
-        self.senders = self.pools[port] = [sender for sender in self.pools.get(port, []) if not sender.lost]
-        while len(self.senders) < count:
+        pool: list[Sender] = []
+        for sender in self.pools.get(port, []):
+            if sender.lost or time.perf_counter() - sender.last_used > IDLE_SECONDS:
+                sender.transport.close()
+            else:
+                pool.append(sender)
+        self.pools[port] = pool
+        while len(pool) < count:
             _, sender = await loop.create_connection(Sender, "127.0.0.1", port)
-            self.senders.append(sender)
+            pool.append(sender)
+        self.senders = pool[:count]
         return {"senders": len(self.senders)}
 
     async def send(

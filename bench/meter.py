@@ -75,7 +75,10 @@ class Meter:
         }
 
     def measures(self, name: str, count: float) -> dict[str, float]:
-        """Return CPU per piece of work by part, each part's share of the cores, and what went through Redis."""
+        """Return CPU per piece of work by part, each part's share of the cores, and what went through Redis.
+
+        `bound_per_second` is how much all cores would do at this CPU per piece, load process included.
+        """
         proxies = sorted(self.proxies.values(), reverse=True)
         workers = {f"worker{number}": used for number, used in enumerate([*proxies, 0.0][:2], 1)}
         parts = {"load": self.total["load"], "proxy": sum(proxies)}
@@ -84,6 +87,7 @@ class Meter:
         shares = {"redis": 0.0, **parts, **workers, "idle": self.total["idle"]}
         found = {f"{name}_{part}_cpu_us": used / count * 1e6 for part, used in parts.items()}
         found |= {f"{name}_{part}_share": used / self.total["core_seconds"] for part, used in shares.items()}
+        found[f"{name}_bound_per_second"] = count * (os.cpu_count() or 1) / sum(parts.values())
         if self.stage.redis:
             found |= {f"{name}_{counter}": self.total[counter] / count for counter in COUNTERS}
         return found

@@ -17,7 +17,7 @@ from .work import Plan
 
 PERFORMANCE_PAGE = PROJECT / "docs" / "performance.md"
 QUICK = {"rounds": 2, "seconds": 1.0}
-WHOLE_NUMBERS = ("rounds", "connections", "senders", "keys", "rate", "busy_rate", "workers", "crowd")
+WHOLE_NUMBERS = ("rounds", "connections", "senders", "keys", "rate", "busy_rate", "workers", "crowd", "many_senders")
 
 
 def plan_parser(program: str, description: str | None) -> argparse.ArgumentParser:

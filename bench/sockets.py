@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections import deque
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns
 from typing import cast
 
 from .systems import System
@@ -169,6 +169,7 @@ class Sender(asyncio.Protocol):
         self.buffer = b""
         self.usual_size = -1  # size of the last response, to save parsing the next one's header
         self.lost = False
+        self.last_used = perf_counter()  # seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not of its class
@@ -195,6 +196,7 @@ class Sender(asyncio.Protocol):
         elif request is not None:
             self.requests.waiting.append(self)
         elif not self.done.done():
+            self.last_used = perf_counter()
             self.done.set_result(None)
 
     def data_received(self, data: bytes) -> None:

@@ -34,6 +34,7 @@ class Plan:
     cap: int = 1_000_000  # requests per slice
     rate: int = 2000  # sends per second of the open loop; this and the rest are for bench.cluster
     busy_rate: int = 4000  # as rate, but about what a process gets in a well-used cluster
+    many_senders: int = 128  # enough to keep all workers busy
     crowd: int = 32  # bare clients of Redis
     workers: int = 2
     idle: float = keepalive.INTERVAL  # a pause in which every connection is pinged once
@@ -60,9 +61,10 @@ class Stage:
         """Open further clients."""
         return self.load.ask(OPEN_SECONDS, do="open", count=count, concurrency=self.plan.concurrency)
 
-    def send(self, keys: int, seconds: float, rate: float | None = None) -> dict[str, Any]:
+    def send(self, keys: int, seconds: float, rate: float | None = None, senders: int | None = None) -> dict[str, Any]:
         """Push for some seconds with `keys` sessions per request; raise BenchError unless everything arrived."""
-        self.load.ask(ANSWER_SECONDS, do="connect_senders", count=self.plan.senders, port=self.send_port)
+        count = senders or self.plan.senders
+        self.load.ask(ANSWER_SECONDS, do="connect_senders", count=count, port=self.send_port)
         result = self.load.ask(
             seconds + 2 * ANSWER_SECONDS,
             do="send",
@@ -144,8 +146,11 @@ class Connect(Work):
 class Send(Work):
     """Push to `keys` sessions per request: at a rate, or from each sender as soon as its last request is answered."""
 
-    def __init__(self, stage: Stage, name: str, keys: int, rate: float | None = None) -> None:
+    def __init__(
+        self, stage: Stage, name: str, keys: int, rate: float | None = None, senders: int | None = None
+    ) -> None:
         super().__init__(stage)
+        self.senders = senders
         self.name = name
         self.keys = keys
         self.rate = rate
@@ -153,11 +158,12 @@ class Send(Work):
         self.results: list[dict[str, Any]] = []
 
     def begin(self) -> None:
-        self.stage.send(self.keys, self.plan.warm_up, self.rate)
+        self.stage.send(self.keys, self.plan.warm_up, self.rate, self.senders)
 
     def slice(self, number: int) -> None:
         before = self.stage.cpu()
-        self.results.append(self.stage.send(self.keys, self.plan.seconds / self.slices(), self.rate))
+        seconds = self.plan.seconds / self.slices()
+        self.results.append(self.stage.send(self.keys, seconds, self.rate, self.senders))
         self.cpu += self.stage.cpu() - before
 
     def end(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from django.conf import settings  # noqa: E402
 
 from proxy import conf  # noqa: E402
 from proxy.handlers import ProxyHandler  # noqa: E402
-from proxy.lifespan import lifespan  # noqa: E402
+from proxy.lifespan import lifespan, watch_daphne  # noqa: E402
 from proxy.routing import websocket_application  # noqa: E402
 
 if settings.KUIPERBELT_PROBLEMS:
@@ -24,6 +24,7 @@ if settings.KUIPERBELT_PROBLEMS:
 for name in settings.KUIPERBELT_UNKNOWN_VARIABLES:
     logging.getLogger("proxy").warning("%s: no option reads this variable", name)
 
+watch_daphne()
 application = ProtocolTypeRouter(
     {
         "http": ProxyHandler(django_application),

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import dj_database_url
 
 from proxy import conf
-from proxy.redis_hosts import redis_hosts
+from proxy.redis_hosts import channel_prefix, redis_hosts
 from proxy.secret_key import kept_key
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
@@ -92,10 +92,10 @@ if KUIPERBELT.clustered:
         "BACKEND": "proxy.cluster.RedisChannelLayer",
         "CONFIG": {
             "hosts": redis_hosts(KUIPERBELT),
-            "prefix": KUIPERBELT.redis_prefix,
+            "prefix": channel_prefix(KUIPERBELT),
             "timeout": KUIPERBELT.reply_timeout,
-            # A session whose socket is blocked for longer is closed.
-            "wait_limit": KUIPERBELT.blocked_timeout + KUIPERBELT.reply_timeout,
+            # The longest that a /send may wait for room in a session's queue.
+            "wait_limit": max(KUIPERBELT.blocked_timeout, KUIPERBELT.send_timeout) + KUIPERBELT.reply_timeout,
             "join": KUIPERBELT.duplicate_session == "join",
         },
     }

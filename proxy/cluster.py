@@ -17,11 +17,12 @@ from proxy.envelope import BadEnvelope
 from proxy.events import Event
 from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
 from proxy.freshness import Freshness
-from proxy.layers import LocalChannelLayer, Outcome, decide, settle
+from proxy.layers import LocalChannelLayer
 from proxy.link import LOST
+from proxy.outcomes import Outcome, decide, settle
 from proxy.redis_connection import ignore
 from proxy.redis_layer import RedisLayer
-from proxy.requests import LATER, OK, Request, Requests, name_of
+from proxy.requests import LATER, OK, STALE, Request, Requests, name_of
 from proxy.shard import UNSURE, Shard
 from proxy.stats import stats
 
@@ -59,6 +60,12 @@ class ClusterLayer(RedisLayer):
         shard.call(on_count, b"PUBSUB", b"NUMSUB", name)
         if not await counted:
             raise ClusterLost
+
+    def must_wait(self, group: str) -> bool:
+        return self._requests.full and (self._join or group not in self._groups)
+
+    async def room(self) -> None:
+        await self._requests.room()
 
     def request(self, group: str, message: Event) -> Outcome:
         if group not in self._groups:
@@ -110,7 +117,7 @@ class ClusterLayer(RedisLayer):
         if message is not self._packed[0]:  # the same event goes to many groups
             self._packed = message, envelope.pack_event(message)
         own = 0 if echo or group not in self._groups else 1
-        request = self._requests.new(echo, for_all)
+        request = self._requests.new(echo, for_all, len(self._packed[1]))
 
         def on_count(reply: Any) -> None:
             if reply is LOST:
@@ -121,7 +128,9 @@ class ClusterLayer(RedisLayer):
                 self._requests.expect(request, reply)
 
         kind = envelope.REQUEST_ALL if objections else envelope.REQUEST
-        payload = envelope.pack(kind, inbox=self._inbox, id=request.number, at=monotonic(), event=self._packed[1])
+        payload = envelope.pack(
+            kind, inbox=self._inbox, id=request.number, clock=self.clock, at=monotonic(), event=self._packed[1]
+        )
         try:
             self._shard(group).publish(on_count, self._redis_group(group), payload, own)
         except DeliveryError as error:
@@ -132,8 +141,13 @@ class ClusterLayer(RedisLayer):
     # From Redis
 
     def _take(self, shard: Shard, channel: str, kind: str, found: dict[str, Any]) -> None:
-        if kind == envelope.REPLIES:
+        if kind == envelope.PRESENT:
+            self._is_stale(found)  # so that something is known of each sender
+            super()._take(shard, channel, kind, found)
+        elif kind == envelope.REPLIES:
             for number, outcome in envelope.replies(found):
+                if outcome == STALE and self._requests.get(number):
+                    self.clock += 1  # it wasn't late, or we wouldn't wait for it any more: our clock has jumped
                 self._requests.answer(number, outcome)
         elif kind in (envelope.REQUEST, envelope.REQUEST_ALL):
             self._take_request(shard, channel.removeprefix(self._group_prefix), found)
@@ -142,6 +156,9 @@ class ClusterLayer(RedisLayer):
         else:
             super()._take(shard, channel, kind, found)
 
+    def _is_stale(self, found: dict[str, Any]) -> bool:
+        return self._freshness.is_stale(b"%s %d" % (found["inbox"], found["clock"]), found["at"])
+
     def _take_request(self, shard: Shard, group: str, found: dict[str, Any]) -> None:
         inbox, number = found["inbox"], found["id"]
         own = inbox == self._inbox
@@ -149,8 +166,14 @@ class ClusterLayer(RedisLayer):
             request = self._requests.get(number)
             if request is None or not request.echo:
                 return
-        elif self._freshness.is_stale(inbox, found["at"]):
+        elif self._is_stale(found):
             stats.stale_requests += 1
+            if found["kind"] == envelope.REQUEST_ALL:
+                self._call_all(group, events.late(_event(found)))
+            shard.reply(inbox, number, STALE)
+            return
+        elif group in self._returning and found["kind"] == envelope.REQUEST:
+            shard.reply(inbox, number, name_of(ClusterUnreachable()))
             return
 
         def answer(outcome: str) -> None:
@@ -199,7 +222,7 @@ class RedisChannelLayer(RedisPubSubChannelLayer):
 def _event(found: dict[str, Any]) -> Event:
     event = envelope.unpack_event(found["event"])
     if not events.is_valid(event):
-        raise BadEnvelope(f"expected an event for a session, found {event!r:.80}")
+        raise BadEnvelope(f"expected an event for a session, found {event.get('type')!r:.40} that can't be used")
     return event
 
 

@@ -19,8 +19,8 @@ from proxy.endpoint import endpoint_for
 from proxy.events import CLOSE, SEND, Event
 from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
-from proxy.layers import Outcome
 from proxy.outbound import Outbound
+from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame, Message
 from proxy.stats import stats
@@ -116,6 +116,8 @@ class SessionConsumer(AsyncConsumer):
             self.leave(HANDSHAKE)
             return False
         self.outbound.open()
+        if self.ended:  # replaced, or closed, before it began
+            return True
         idle.sweeper().add(self)
         try:
             await callbacks.client().establish(self.session)

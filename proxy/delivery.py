@@ -15,7 +15,8 @@ from channels.layers import get_channel_layer
 from proxy import conf
 from proxy.events import Event, close_event, send_event
 from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
-from proxy.layers import LocalChannelLayer, Outcome, Receiver
+from proxy.layers import LocalChannelLayer, Receiver
+from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Failure, Frame
 
@@ -30,7 +31,8 @@ class Delivery:
     refused: bool = False
     """Strict broadcast found a session missing: nobody received anything."""
     unreachable: bool = False
-    """Nothing is known to be delivered, and what became of some sessions can't be known without Redis."""
+    """Nothing is known to be delivered, and what became of some sessions can't be known without Redis: the failures say
+    whether it may be delivered all the same."""
 
 
 def layer() -> LocalChannelLayer:
@@ -96,12 +98,12 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
     # First everything that can be done at once, so that no session waits for another one's blocked socket.
     outcomes: list[Outcome | DeliveryError] = []
     for group in groups:
+        if channel_layer.must_wait(group):
+            await channel_layer.room()
         try:
             outcomes.append(channel_layer.request(group, event))
         except DeliveryError as error:
             outcomes.append(error)
-        if outcomes[-1] is not None and channel_layer.full:
-            await channel_layer.room()
     errors: dict[int, DeliveryError] = {}
     for position, outcome in enumerate(outcomes):
         try:

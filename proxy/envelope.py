@@ -13,7 +13,7 @@ VERSION = 1
 
 # Kinds. The first four go to a group, to all processes that have members in it; the next two to one process's inbox.
 REQUEST = "request"
-"""An event that is answered: to `inbox`, naming `id`. `at` is the sender's monotonic clock, in seconds."""
+"""An event that is answered: to `inbox`, naming `id`. `at` is the sender's clock, in seconds, and `clock` which one."""
 REQUEST_ALL = "request all"
 """The same, but the answer is good only if none of the members objects."""
 ANNOUNCE = "announce"
@@ -25,9 +25,10 @@ REPLIES = "replies"
 CHANNEL = "channel"
 """A message of Channels' own send."""
 PRESENT = "present"
-"""A process is there, or it leaves. To all, its own copy included: if that doesn't come back, `number` is missed."""
+"""A process is there, or it leaves. To all, its own copy included: if that doesn't come back, `number` is missed.
+`clock` and `at` are as in requests."""
 
-_REQUEST_FIELDS = {"inbox": bytes, "id": int, "at": float, "event": bytes}
+_REQUEST_FIELDS = {"inbox": bytes, "id": int, "clock": int, "at": float, "event": bytes}
 _FIELDS: Mapping[str, Mapping[str, type]] = {
     REQUEST: _REQUEST_FIELDS,
     REQUEST_ALL: _REQUEST_FIELDS,
@@ -35,7 +36,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     GROUP: {"inbox": bytes, "message": dict},
     REPLIES: {"replies": list},
     CHANNEL: {"channel": str, "message": dict},
-    PRESENT: {"inbox": bytes, "number": int, "left": bool},
+    PRESENT: {"inbox": bytes, "number": int, "clock": int, "at": float, "left": bool},
 }
 
 

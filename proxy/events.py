@@ -35,6 +35,14 @@ def claim_event(connection: str, since: float, fresh: bool) -> Event:
     return {"type": CLAIM, "connection": connection, "since": since, "fresh": fresh}
 
 
+def late(claim: Event) -> Event:
+    """A claim that comes when its connection has waited long enough for answers, and may own the key already.
+
+    So nobody can say any more which of two is the newest, but by their times.
+    """
+    return claim | {"fresh": False}
+
+
 def is_valid(event: object) -> bool:
     """Can a session make use of this event, which another process may have sent?"""
     if not isinstance(event, dict):

@@ -1,12 +1,15 @@
 """Tells requests that come too late to be carried out: their sender has given up and told its caller so.
 
 Redis or this process may have stood still for a while with a request in its hands. Clocks of different hosts don't
-agree, so what counts is how much longer a request took than the quickest one of the same sender of late.
+agree, so what counts is how much longer a request took than the quickest one of the same sender of late. A sender whose
+clock has jumped (its virtual machine was paused) hears at once that its requests are late, and begins another clock.
 """
 
 from time import monotonic
 
-WINDOW = 60.0  # seconds over which the quickest is looked for; clocks drift apart by far less than `limit` in that time
+WINDOW = (
+    60.0  # seconds over which, or twice that, the quickest is looked for; clocks drift by far less than `limit` then
+)
 MAX_AGE = 600.0  # seconds after which what is known of a sender doesn't count any more
 MAX_SENDERS = 10_000
 
@@ -20,7 +23,7 @@ class Freshness:
         self._senders: dict[bytes, tuple[float, float, float]] = {}
 
     def is_stale(self, sender: bytes, sent_at: float) -> bool:
-        """Note a request's arrival. `sent_at` is the sender's monotonic clock, in seconds."""
+        """Note a request's arrival. `sender` names it and its clock, `sent_at` is what that said, in seconds."""
         now = monotonic()
         difference = now - sent_at
         known = self._senders.get(sender)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
@@ -17,9 +18,9 @@ from channels.layers import BaseChannelLayer
 
 from proxy.events import Event, is_valid
 from proxy.exceptions import DeliveryError, SessionNotFound
+from proxy.outcomes import Outcome, settle
 
-Outcome = asyncio.Future[None] | None
-"""What became of an event: None is done; a future ends when it is, or with a DeliveryError."""
+MIN_SWEEP = 1000  # channels with messages, from which on it is looked for expired ones
 
 Receiver = Callable[[Event], Outcome]
 """Takes an event; raises DeliveryError."""
@@ -37,6 +38,8 @@ class LocalChannelLayer(BaseChannelLayer):
         self.channel_capacity: Any = self.compile_capacities(config.get("channel_capacity") or {})
         self._numbers = itertools.count()
         self._queues: dict[str, asyncio.Queue[tuple[float, Event]]] = {}
+        self._waiting: Counter[str] = Counter()
+        self._sweep_at = MIN_SWEEP
         self._receivers: dict[str, Receiver] = {}
         # Group -> its channels; channel -> its groups, so that a channel that goes away is gone from all of them.
         self._groups: dict[str, dict[str, Receiver | None]] = {}
@@ -54,14 +57,16 @@ class LocalChannelLayer(BaseChannelLayer):
 
     async def receive(self, channel: str) -> Event:
         self.require_valid_channel_name(channel)
-        queue = self._queues.setdefault(channel, asyncio.Queue(self.get_capacity(channel)))
+        queue = self._queue(channel)
+        self._waiting[channel] += 1
         try:
             while True:
                 expires, message = await queue.get()
                 if expires > time.monotonic():
                     return message
         finally:
-            if queue.empty():
+            self._waiting -= Counter([channel])
+            if queue.empty() and not self._waiting[channel]:
                 self._queues.pop(channel, None)
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -88,11 +93,6 @@ class LocalChannelLayer(BaseChannelLayer):
         self._memberships.clear()
 
     # Direct receivers
-
-    @property
-    def full(self) -> bool:
-        """Do events wait for being written? Then senders should wait for `room`."""
-        return False
 
     def for_loop(self) -> "LocalChannelLayer":
         """The layer of the running event loop."""
@@ -147,8 +147,12 @@ class LocalChannelLayer(BaseChannelLayer):
     async def start(self) -> None:
         """Reach what it needs, or try to."""
 
+    def must_wait(self, group: str) -> bool:
+        """Should a request to this group wait for `room`, because too much is under way?"""
+        return False
+
     async def room(self) -> None:
-        """Wait until `full` is over."""
+        """Wait until less is under way."""
 
     def problems(self) -> list[str]:
         """What keeps it from doing all its work, now."""
@@ -180,11 +184,27 @@ class LocalChannelLayer(BaseChannelLayer):
                     receiver(message)
 
     def _put(self, channel: str, message: Event) -> None:
-        queue = self._queues.setdefault(channel, asyncio.Queue(self.get_capacity(channel)))
+        queue = self._queue(channel)
         try:
             queue.put_nowait((time.monotonic() + self.expiry, deepcopy(message)))
         except asyncio.QueueFull:
             raise ChannelFull(channel) from None
+
+    def _queue(self, channel: str) -> asyncio.Queue[tuple[float, Event]]:
+        queue = self._queues.get(channel)
+        if queue is None:
+            if len(self._queues) >= self._sweep_at:
+                self._drop_expired()
+            queue = self._queues[channel] = asyncio.Queue(self.get_capacity(channel))
+        return queue
+
+    def _drop_expired(self) -> None:
+        """Messages for channels that nobody reads any more."""
+        now = time.monotonic()
+        for channel, queue in list(self._queues.items()):
+            if not self._waiting[channel] and max((expires for expires, _ in queue._queue), default=0) < now:  # type: ignore[attr-defined]
+                del self._queues[channel]
+        self._sweep_at = max(MIN_SWEEP, 2 * len(self._queues))
 
     def _leave(self, group: str, channel: str) -> None:
         members = self._groups.get(group)
@@ -192,40 +212,3 @@ class LocalChannelLayer(BaseChannelLayer):
             members.pop(channel, None)
             if not members:
                 del self._groups[group]
-
-
-def decide(errors: list[DeliveryError]) -> DeliveryError:
-    """The one error of an event that nobody took: the first that says more than that there is no session."""
-    return next((error for error in errors if not isinstance(error, SessionNotFound)), SessionNotFound())
-
-
-def settle(outcomes: list[Outcome], errors: list[DeliveryError]) -> Outcome:
-    """What becomes of an event for several receivers: it is done as soon as one of them has taken it.
-
-    Raises the one error that says most if none takes it.
-    """
-    if not outcomes:
-        raise decide(errors)
-    futures = [outcome for outcome in outcomes if outcome]
-    if len(futures) < len(outcomes):
-        return None
-    if len(futures) == 1 and not errors:
-        return futures[0]
-    first: asyncio.Future[None] = futures[0].get_loop().create_future()
-    failed = list(errors)
-
-    def on_done(outcome: asyncio.Future[None]) -> None:
-        error = None if outcome.cancelled() else outcome.exception()
-        if isinstance(error, DeliveryError):
-            failed.append(error)
-        if first.done():
-            return
-        if error is None:
-            first.set_result(None)
-        elif len(failed) == len(futures) + len(errors):
-            first.set_exception(decide(failed))
-            first.exception()  # it is no mistake if nobody waits for it any more
-
-    for future in futures:
-        future.add_done_callback(on_done)
-    return first

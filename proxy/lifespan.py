@@ -5,8 +5,8 @@ SIGTERM breaks off at the first connection that is only half set up, so a Twiste
 """
 
 import asyncio
+import sys
 from collections.abc import Coroutine
-from functools import cache
 from typing import Any
 
 from proxy import callbacks, delivery, registry
@@ -54,14 +54,15 @@ def end_with_daphne() -> None:
     """Have daphne's shutdown cancel the running task, a session's, and wait until it has cleaned up."""
     session = asyncio.current_task()
     assert session is not None
-    _watch_reactor()
     _sessions.add(session)
     session.add_done_callback(_sessions.discard)
 
 
-@cache
-def _watch_reactor() -> None:
+def watch_daphne() -> None:
+    """Clean up at daphne's shutdown, which has no lifespan events. Does nothing under another server."""
     # Importing the reactor installs one, so only a process that has daphne's already may do that.
+    if "twisted.internet.reactor" not in sys.modules:
+        return
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
 

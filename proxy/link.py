@@ -6,14 +6,15 @@ and can't fail apart. Used by `shard`.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ResponseError
 
-WRITE_BUFFER = 8 << 20  # bytes that Redis hasn't taken yet, over which senders wait
 IN_HAND = 1 << 20  # bytes of one turn over which it isn't waited for its end
 MAX_UNANSWERED = 100_000  # commands
 
@@ -40,35 +41,36 @@ class Link(asyncio.Protocol):
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=LOST)
-        self._connection: AbstractConnection | None = None
+        self._connection: Any = None
         self._transport: asyncio.Transport
         self._parts: list[bytes] = []
         self._size = 0
         self._unanswered: deque[tuple[OnReply, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
-        self._room: asyncio.Future[None] | None = None
         self.closed = False
+        self.number = 0
+        """Redis's number for this connection; 0: it doesn't tell."""
 
-    async def open(self, pool: ConnectionPool) -> None:
-        """Connect; raises OSError, TimeoutError, redis.RedisError."""
-        connection = cast(AbstractConnection, pool.make_connection())  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
+    async def open(self, pool: ConnectionPool, predecessor: int = 0) -> None:
+        """Connect, and end the connection that this process had before; raises OSError, TimeoutError, redis.RedisError.
+
+        `predecessor` is its `number`.
+        """
+        connection = cast(Any, pool.make_connection())  # type: ignore[no-untyped-call]
+        await connection.connect()
+        self.number = await _identify(connection, predecessor)
         # The connection object is kept: it closes the socket when it goes.
         self._connection = connection
-        assert connection._writer is not None
-        assert connection._reader is not None
         self._transport = cast(asyncio.Transport, connection._writer.transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._transport.set_protocol(self)
-        if early := bytes(connection._reader._buffer):  # type: ignore[attr-defined]
+        if early := bytes(connection._reader._buffer):
             self.data_received(early)
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that are connected to."""
-        connection: Any = self._connection
-        return getattr(connection, "host", ""), getattr(connection, "port", 0)
+        return getattr(self._connection, "host", ""), getattr(self._connection, "port", 0)
 
     # Commands
 
@@ -98,15 +100,6 @@ class Link(asyncio.Protocol):
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
-
-    async def room(self) -> None:
-        """Wait while Redis doesn't take what is written; at most until the link is given up."""
-        if self._room:
-            await asyncio.shield(self._room)
-
-    @property
-    def full(self) -> bool:
-        return self._room is not None
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -162,14 +155,6 @@ class Link(asyncio.Protocol):
         except hiredis.ProtocolError as error:
             self.lose(f"expected RESP3, found something else: {error}")
 
-    def pause_writing(self) -> None:
-        self._room = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        room, self._room = self._room, None
-        if room and not room.done():
-            room.set_result(None)
-
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(str(exc) if exc else "Redis closed the connection")
 
@@ -191,8 +176,26 @@ class Link(asyncio.Protocol):
             self._connection._reader = self._connection._writer = None
         if self._timer:
             self._timer.cancel()
-        self.resume_writing()
         self._parts.clear()
         while self._unanswered:
             self._unanswered.popleft()[0](LOST)
         self._on_lost(why)
+
+
+async def _identify(connection: Any, predecessor: int) -> int:
+    """The connection's number at Redis. A predecessor that died without a word is ended there, lest it be counted."""
+
+    async def ask(*command: str | int) -> Any:
+        await connection.send_command("CLIENT", *command)
+        return await connection.read_response()
+
+    with contextlib.suppress(ResponseError):  # forbidden by an ACL, or a Redis before 6.2
+        # After a fail-over the number is somebody else's.
+        if predecessor and f" name={connection.client_name} ".encode() in _bytes(await ask("LIST", "ID", predecessor)):
+            await ask("KILL", "ID", predecessor)
+        return int(await ask("ID"))
+    return 0
+
+
+def _bytes(answer: bytes | str) -> bytes:
+    return answer.encode() if isinstance(answer, str) else answer

@@ -6,13 +6,16 @@ without any clock: the last claim wins (`replace`), or the first (`reject`). Whi
 back to it, it gets nothing and gives nothing up. Contract: GET connect 5.
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from enum import Enum
 
 from proxy.events import CLAIM, SHARED, Event, claim_event
-from proxy.exceptions import ClusterLost, SessionNotFound, SessionTaken
-from proxy.layers import LocalChannelLayer, Outcome, Receiver
+from proxy.exceptions import ClusterLost, DeliveryError, SessionNotFound, SessionTaken
+from proxy.layers import LocalChannelLayer, Receiver
+from proxy.outcomes import Outcome
 
 
 class _State(Enum):
@@ -73,8 +76,7 @@ class Membership:
             self._on_claim(event)
             return None
         if event["type"] == SHARED:
-            self._claim_again()
-            return None
+            return asyncio.ensure_future(self._claim_late())
         if self._state is not _State.OWNER:
             raise SessionNotFound
         return self._receive(event)
@@ -88,7 +90,7 @@ class Membership:
         for error in errors:
             if isinstance(error, SessionTaken | ClusterLost):
                 raise error
-        # Others that didn't answer are dead, or will be claimed against when they are back.
+        # Others that didn't answer are dead, or stand still, and take the claim as a late one when they go on.
         if self._state is _State.CLAIMED:
             self._state = _State.OWNER
         elif self._state is _State.WAITING:
@@ -107,14 +109,15 @@ class Membership:
             self._give_up()
         elif (event["since"], event["connection"]) > (self._since, self._connection):
             self._give_up()
-        else:
-            self._claim_again()
+        else:  # whoever claimed that has to know better
+            self._layer.announce(self._group, claim_event(self._connection, self._since, fresh=False))
 
     def _give_up(self) -> None:
         self._state = _State.REPLACED
         self._on_replaced()
 
-    def _claim_again(self) -> None:
+    async def _claim_late(self) -> None:
         """After a gap in the connection to Redis somebody else may have the key as well: the newer one wins."""
         if self._state is _State.OWNER and self._policy != "join":
-            self._layer.announce(self._group, claim_event(self._connection, self._since, fresh=False))
+            with contextlib.suppress(DeliveryError):
+                await self._layer.request_all(self._group, claim_event(self._connection, self._since, fresh=False))

@@ -20,7 +20,7 @@ from proxy.link import LOST, Link, OnReply
 from proxy.stats import stats
 
 PROBE_PERIOD = 5.0  # seconds
-RETRY_DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to connect; the last one for all further ones
+RETRY_DELAYS = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts to connect; the last one for all further ones
 SUBSCRIBE_BATCH = 1000  # channels in one command
 COUNT_BATCH = 500
 
@@ -28,11 +28,15 @@ logger = logging.getLogger("proxy.cluster")
 
 
 class RedisConnection:
-    """`host` is in the form of channels_redis' CONFIG, `name` is for messages; `timeout`, in seconds, for an answer."""
+    """`host` is in the form of channels_redis' CONFIG, `name` is for messages; `timeout`, in seconds, for an answer.
+    `client_name`: what Redis's CLIENT LIST shows, of this process alone."""
 
-    def __init__(self, name: str, host: dict[str, Any], timeout: float) -> None:
-        self._pool: ConnectionPool = create_pool(host)
+    def __init__(self, name: str, host: dict[str, Any], timeout: float, client_name: str) -> None:
+        self._pool: ConnectionPool = create_pool({**host, "client_name": client_name})
+        self._number = 0
         self._name = name
+        sentinels = getattr(getattr(self._pool, "sentinel_manager", None), "sentinels", ())
+        self._connect_timeout = timeout * (1 + len(sentinels))  # which are asked one after the other
         self._timeout = timeout
         self._link: Link | None = None
         self._lost: asyncio.Future[str]
@@ -89,10 +93,9 @@ class RedisConnection:
     async def subscribers(self, channels: Iterable[bytes]) -> list[int]:
         """How many processes listen to each of some channels. Raises ClusterUnreachable, ClusterLost."""
         asked = list(channels)
-        counts: list[int] = []
-        for start in range(0, len(asked), COUNT_BATCH):
-            counts += (await self.ask(b"PUBSUB", b"NUMSUB", *asked[start : start + COUNT_BATCH]))[1::2]
-        return counts
+        batches = [asked[start : start + COUNT_BATCH] for start in range(0, len(asked), COUNT_BATCH)]
+        answers = await asyncio.gather(*[self.ask(b"PUBSUB", b"NUMSUB", *batch) for batch in batches])
+        return [count for answer in answers for count in answer[1::2]]
 
     def subscribe(self, channel: bytes) -> None:
         self._write(b"SUBSCRIBE", channel)
@@ -103,16 +106,6 @@ class RedisConnection:
     def _write(self, *command: bytes) -> None:
         if self._link:
             self._link.write(command)
-
-    @property
-    def full(self) -> bool:
-        """Does Redis take nothing right now?"""
-        return self._link is not None and self._link.full
-
-    async def room(self) -> None:
-        """Wait while Redis takes nothing; at most until it is given up."""
-        if self._link:
-            await self._link.room()
 
     def problem(self) -> str | None:
         """Why it can't be used, in words, and for how long."""
@@ -131,11 +124,14 @@ class RedisConnection:
                     await self._connect()
                     delays = iter(RETRY_DELAYS)
                     await self._watch()
-                except (OSError, TimeoutError, RedisError) as error:
-                    # A bare TimeoutError has no text.
+                except (OSError, TimeoutError, RedisError, RuntimeError) as error:
+                    # uvloop's RuntimeError: the socket closed as it was being set up. A bare TimeoutError has no text.
                     self._lose(str(error) or f"no answer within {self._timeout:g} s")
                 except (ClusterLost, ClusterUnreachable):
                     self._lose("lost while subscribing")
+                except Exception as error:
+                    logger.exception("Redis %s: unexpected error", self._name)
+                    self._lose(type(error).__name__)
                 delay = next(delays, RETRY_DELAYS[-1])
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  not for security
         finally:
@@ -144,8 +140,9 @@ class RedisConnection:
     async def _connect(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()
         link = Link(self.on_message, self.on_flush, self._on_lost, self._timeout)
-        async with asyncio.timeout(self._timeout):
-            await link.open(self._pool)
+        async with asyncio.timeout(self._connect_timeout):
+            await link.open(self._pool, self._number)
+        self._number = link.number
         # From here on every subscription that comes or goes is written to this link, in order.
         self._link = link
         channels = self.channels()
@@ -183,7 +180,7 @@ class RedisConnection:
         if find is None or self._link is None:
             return
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._connect_timeout):
                 master = await find()
         except (OSError, TimeoutError, RedisError):
             return
@@ -201,6 +198,7 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
+        why = why.partition(", with args")[0]  # a Redis that doesn't know AUTH or HELLO repeats the password here
         if self._up:
             self._up = False
             self._since = monotonic()

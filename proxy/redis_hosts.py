@@ -24,7 +24,7 @@ def redis_hosts(options: Options) -> list[Host]:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if not options.redis_sentinels:
-        return [(_name(url), {"address": url, **common}) for url in options.redis_url]
+        return [(_name(url), {"address": url, **_for(url, common)}) for url in options.redis_url]
     # Sentinel says where the master is; user, password, database and TLS come from the URL, if there is one.
     login = dict(parse_url(options.redis_url[0])) if options.redis_url else {}
     chosen = {name: value for name, value in login.items() if name not in ("host", "port", "connection_class", "path")}
@@ -33,9 +33,24 @@ def redis_hosts(options: Options) -> list[Host]:
     sentinel = {
         "sentinels": list(options.redis_sentinels),
         "master_name": options.redis_master,
-        "sentinel_kwargs": {"socket_connect_timeout": options.reply_timeout, "socket_timeout": options.reply_timeout},
+        "sentinel_kwargs": {
+            "socket_connect_timeout": options.reply_timeout,
+            "socket_timeout": options.reply_timeout,
+            "retry": Retry(NoBackoff(), 0),
+        },
     }
     return [(options.redis_master, {**sentinel, **chosen, **common})]
+
+
+def _for(url: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    unix = url.startswith("unix:")  # has no TCP to keep alive
+    return {name: value for name, value in arguments.items() if not (unix and name == "socket_keepalive")}
+
+
+def channel_prefix(options: Options) -> str:
+    """How the names of all channels begin. Redis has one set of channels for all its databases; we keep them apart."""
+    database = parse_url(options.redis_url[0]).get("db") if options.redis_url else 0
+    return f"{options.redis_prefix}.{database}" if database else options.redis_prefix
 
 
 def _name(url: str) -> str:

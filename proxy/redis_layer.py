@@ -41,6 +41,10 @@ class RedisLayer(LocalChannelLayer):
         self._common = f"{prefix}__processes".encode()
         self._timeout = timeout
         self._hosts = hosts
+        # Groups of which it isn't known since the last gap whether another process has them as well by now.
+        self._returning: set[str] = set()
+        self.clock = 0
+        """Which of this process's clocks its messages tell: the next one begins when the monotonic clock has jumped."""
         self._shards: list[Shard] = []
         self._tasks: list[asyncio.Task[None]] = []
         # Channels that no process owns, which this one receives from.
@@ -58,14 +62,6 @@ class RedisLayer(LocalChannelLayer):
 
     def is_unreachable(self) -> bool:
         return all(shard.problem() for shard in self._shards)
-
-    @property
-    def full(self) -> bool:
-        return any(shard.full for shard in self._shards)
-
-    async def room(self) -> None:
-        for shard in self._shards:
-            await shard.room()
 
     # Channels' own interface
 
@@ -121,6 +117,7 @@ class RedisLayer(LocalChannelLayer):
         """Forget everything and leave Redis. What is done afterwards connects anew."""
         await super().flush()
         self._general.clear()
+        self._returning.clear()
         tasks, self._tasks, self._shards, self.started = self._tasks, [], [], False
         for task in tasks:
             task.cancel()
@@ -138,9 +135,17 @@ class RedisLayer(LocalChannelLayer):
             return
         for index, (name, host) in enumerate(self._hosts):
             shard = Shard(
-                name, host, self._timeout, self._inbox, self._common, partial(self._subscriptions, index),
-                self._on_message, self._on_shared,
-            )  # fmt: skip
+                name,
+                host,
+                self._timeout,
+                clock=lambda: self.clock,
+                inbox=self._inbox,
+                common=self._common,
+                subscriptions=partial(self._subscriptions, index),
+                on_message=self._on_message,
+                on_back=self._on_back,
+                on_checked=self._on_checked,
+            )
             self._shards.append(shard)
             self._tasks.append(asyncio.create_task(shard.run()))
 
@@ -203,6 +208,16 @@ class RedisLayer(LocalChannelLayer):
         elif kind == envelope.GROUP and found["inbox"] != self._inbox:
             self._hand_out(channel.removeprefix(self._group_prefix), found["message"])
 
-    def _on_shared(self, channel: bytes) -> None:
+    def _on_back(self, channels: list[bytes]) -> None:
+        self._returning.update(channel.decode().removeprefix(self._group_prefix) for channel in channels)
+
+    def _on_checked(self, channel: bytes, shared: bool) -> "asyncio.Future[Any] | None":
         group = channel.decode().removeprefix(self._group_prefix)
-        self._call_all(group, {"type": events.SHARED})
+        outcomes = self._call_all(group, {"type": events.SHARED})[0] if shared else []
+        contests = [outcome for outcome in outcomes if outcome]
+        if not contests:
+            self._returning.discard(group)
+            return None
+        done = asyncio.gather(*contests, return_exceptions=True)
+        done.add_done_callback(lambda _: self._returning.discard(group))
+        return done

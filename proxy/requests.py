@@ -9,6 +9,7 @@ import itertools
 
 from proxy.exceptions import (
     ClusterLost,
+    ClusterUnreachable,
     DeliveryError,
     NoAnswer,
     SendTimeout,
@@ -16,10 +17,14 @@ from proxy.exceptions import (
     SessionNotFound,
     SessionTaken,
 )
-from proxy.layers import decide
+from proxy.outcomes import decide
 from proxy.stats import stats
 
+# Bytes that may be under way from one process. Redis cuts off who lets 32 MB wait for him, and several may send to him.
+WINDOW = 4 << 20
+
 OK = "ok"
+STALE = "stale"
 LATER = "later"
 # The names of outcomes on Redis.
 _ERRORS: dict[str, type[DeliveryError]] = {
@@ -27,8 +32,10 @@ _ERRORS: dict[str, type[DeliveryError]] = {
     "closed": SessionClosed,
     "timeout": SendTimeout,
     "taken": SessionTaken,
+    STALE: ClusterUnreachable,  # it was dropped
+    "unsure": ClusterUnreachable,  # after a gap, somebody else may have the session by now
 }
-_NAMES = {error: name for name, error in _ERRORS.items()}
+_NAMES = {error: name for name, error in _ERRORS.items()}  # the last one of a kind
 
 
 def name_of(error: DeliveryError) -> str:
@@ -40,14 +47,16 @@ class Request:
     """One event on its way. `future` ends with None as soon as a process has taken it, or with a DeliveryError when
     none has; `for_all`: only when every process has answered. `errors` are the answers of those that didn't take it."""
 
-    __slots__ = ("_answers", "_taken", "echo", "errors", "expected", "for_all", "future", "number", "overdue")
+    __slots__ = ("_answers", "_taken", "echo", "errors", "expected", "for_all", "future", "number", "overdue", "size")
 
-    def __init__(self, number: int, echo: bool, for_all: bool) -> None:
+    def __init__(self, number: int, future: "asyncio.Future[None]", echo: bool, for_all: bool, size: int) -> None:
         self.number = number
+        self.future = future
         self.echo = echo
         """Does this process answer as well, when the request comes back to it?"""
         self.for_all = for_all
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.size = size
+        """Bytes under way: 0 once a process has said that it has them."""
         self.errors: list[DeliveryError] = []
         self.overdue = False
         self._answers = 0
@@ -91,21 +100,36 @@ class Requests:
     def __init__(self, timeout: float, wait_limit: float) -> None:
         self._timeout = timeout
         self._wait_limit = wait_limit
+        self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         # Both in the order of their deadlines.
         self._waiting: dict[int, tuple[Request, float]] = {}
         self._later: dict[int, tuple[Request, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._under_way = 0
+        self._room: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._later)
 
-    def new(self, echo: bool, for_all: bool = False) -> Request:
-        request = Request(next(self._numbers), echo, for_all)
-        loop = request.future.get_loop()
-        self._waiting[request.number] = request, loop.time() + self._timeout
+    @property
+    def full(self) -> bool:
+        """Is so much under way that new requests should wait for `room`?"""
+        return self._under_way > WINDOW
+
+    async def room(self) -> None:
+        """Wait until less is under way; at most for the time-outs of what is."""
+        while self._under_way > WINDOW:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
+
+    def new(self, echo: bool, for_all: bool = False, size: int = 0) -> Request:
+        request = Request(next(self._numbers), self._loop.create_future(), echo, for_all, size)
+        self._under_way += size
+        self._waiting[request.number] = request, self._loop.time() + self._timeout
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._sweep)
+            self._timer = self._loop.call_later(self._timeout, self._sweep)
         return request
 
     def get(self, number: int) -> Request | None:
@@ -124,8 +148,9 @@ class Requests:
             return
         if outcome == LATER:
             self._waiting.pop(number, None)
-            self._later[number] = request, request.future.get_loop().time() + self._wait_limit
+            self._later[number] = request, self._loop.time() + self._wait_limit
             request.overdue = False
+            self._arrived(request)
             return
         request.answer(outcome)
         self._forget_if_done(request)
@@ -135,13 +160,21 @@ class Requests:
         request.fail(error)
         self._forget_if_done(request)
 
+    def _arrived(self, request: Request) -> None:
+        self._under_way -= request.size
+        request.size = 0
+        if self._room and self._under_way <= WINDOW:
+            self._room.set_result(None)
+            self._room = None
+
     def _forget_if_done(self, request: Request) -> None:
+        if request.future.done():
+            self._arrived(request)
         if request.future.done() and self._waiting.pop(request.number, None) is None:
             self._later.pop(request.number, None)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for entries in (self._waiting, self._later):
             for request, _ in list(itertools.takewhile(lambda entry: entry[1] < now, entries.values())):
                 if not request.overdue:  # its answer may be there already and wait for this process to read it
@@ -149,5 +182,6 @@ class Requests:
                     continue
                 stats.no_answers += 1
                 request.fail(ClusterLost() if request.expected is None else NoAnswer())
+                self._arrived(request)
                 del entries[request.number]
-        self._timer = loop.call_later(self._timeout / 10, self._sweep) if len(self) else None
+        self._timer = self._loop.call_later(self._timeout / 10, self._sweep) if len(self) else None

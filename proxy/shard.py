@@ -6,6 +6,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
 from proxy import envelope
@@ -14,34 +15,43 @@ from proxy.link import LOST, Link, OnReply
 from proxy.presence import Presence
 from proxy.redis_connection import RedisConnection, fill, ignore
 
+SETTLE_TIME = 0.8  # seconds from a process's first connection on; over the longest delay of a reconnect
+
 UNSURE = object()
 """Nobody has a channel, but a process that may have it is cut off from Redis right now."""
 
 
 class Shard(RedisConnection):
-    """`inbox` is this process's own channel, `common` that of all processes, `subscriptions` gives the others; and
-    `on_shared` is called for those of them that other processes have as well, after a gap."""
+    """`clock` says which of its clocks the process uses; `inbox` is its own channel, `common` that of all processes,
+    `subscriptions` gives the others. After a gap `on_back` is called with those, and then `on_checked` for each of them
+    with whether other processes have it as well; what that returns is waited for."""
 
     def __init__(
         self,
         name: str,
         host: dict[str, Any],
         timeout: float,
+        clock: Callable[[], int],
         inbox: bytes,
         common: bytes,
         subscriptions: Callable[[], Iterable[bytes]],
         on_message: Callable[["Shard", bytes, bytes], None],
-        on_shared: Callable[[bytes], None],
+        on_back: Callable[[list[bytes]], None],
+        on_checked: Callable[[bytes, bool], "asyncio.Future[Any] | None"],
     ) -> None:
-        super().__init__(name, host, timeout)
+        super().__init__(name, host, timeout, inbox.decode())
+        self._clock = clock
         self._inbox = inbox
         self._common = common
         self._subscriptions = subscriptions
         self._on_message = on_message
-        self._on_shared = on_shared
+        self._on_back = on_back
+        self._on_checked = on_checked
         self._replies: dict[bytes, list[tuple[int, str]]] = {}
         self._presence = Presence(inbox)
         self._complete = True
+        self._settled_at = 0.0
+        self._loop = asyncio.get_running_loop()
         self._asked_presence = False
         self._probes = itertools.count()
         self._probe: tuple[int, asyncio.Future[None]] | None = None
@@ -55,12 +65,20 @@ class Shard(RedisConnection):
         def on_first(count: Any) -> None:
             if count is LOST or count > own:
                 on_count(count if count is LOST else count - own)
-            elif not self._presence.others() or self._link is None:
-                on_count(0)
+            elif early := self._early():
+                self._loop.call_later(early, try_again)
+            elif self._presence.others():
+                try_again()
             else:
-                # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
-                self._ask_presence(self._link)
-                self._link.call(on_second, b"PUBLISH", channel, payload)
+                on_count(0)
+
+        def try_again() -> None:
+            if self._link is None:
+                on_count(LOST)
+                return
+            # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
+            self._ask_presence(self._link)
+            self._link.call(on_second, b"PUBLISH", channel, payload)
 
         def on_second(count: Any) -> None:
             if count is LOST or count > own:
@@ -74,6 +92,8 @@ class Shard(RedisConnection):
         """Those that nobody has. Raises ClusterUnreachable, also when that can't be said for sure; ClusterLost."""
         asked = list(channels)
         absent = [channel for channel, count in zip(asked, await self.subscribers(asked), strict=True) if not count]
+        if absent:
+            await asyncio.sleep(self._early())
         if absent and self._presence.others() and self._link:
             self._ask_presence(self._link)
             counts = await self.subscribers(absent)
@@ -97,14 +117,21 @@ class Shard(RedisConnection):
 
     def _say_present(self, to: bytes, number: int = -1, left: bool = False) -> None:
         if self._link:
-            payload = envelope.pack(envelope.PRESENT, inbox=self._inbox, number=number, left=left)
+            payload = envelope.pack(
+                envelope.PRESENT, inbox=self._inbox, number=number, clock=self._clock(), at=monotonic(), left=left
+            )
             self._link.call(ignore, b"PUBLISH", to, payload)
+
+    def _early(self) -> float:
+        """Seconds until others that lost Redis at the same time should be back, and this process has heard of them."""
+        return max(0.0, self._settled_at - monotonic())
 
     def _ask_presence(self, link: Link) -> None:
         """Once a turn: are all processes connected that were heard of? `_complete` says so to later answers."""
         if not self._asked_presence:
             self._asked_presence = True
-            link.call(self._on_presence, b"PUBSUB", b"NUMSUB", *self._presence.others())
+            others = self._presence.others() or [self._inbox]
+            link.call(self._on_presence, b"PUBSUB", b"NUMSUB", *others)
 
     def _on_presence(self, reply: Any) -> None:
         self._complete = reply is not LOST and all(reply[1::2])
@@ -113,7 +140,9 @@ class Shard(RedisConnection):
 
     def channels(self) -> list[bytes]:
         # The inbox comes last: whoever sees it knows that all others are there.
-        return [*self._subscriptions(), self._common, self._inbox]
+        channels = list(self._subscriptions())
+        self._on_back(channels)
+        return [*channels, self._common, self._inbox]
 
     def on_message(self, channel: bytes, payload: bytes) -> None:
         self._on_message(self, channel, payload)
@@ -128,13 +157,16 @@ class Shard(RedisConnection):
     def on_up(self) -> None:
         self._replies.clear()
         self._presence.connected()
+        if not self._settled_at:
+            self._settled_at = monotonic() + min(SETTLE_TIME, 0.8 * self._timeout)
         self._say_present(self._common)
 
     async def after_gap(self) -> None:
         channels = list(self._subscriptions())
-        for channel, count in zip(channels, await self.subscribers(channels), strict=True):
-            if count > 1:
-                self._on_shared(channel)
+        counts = zip(channels, await self.subscribers(channels), strict=True)
+        contests = [contest for channel, count in counts if (contest := self._on_checked(channel, count > 1))]
+        if contests:
+            await asyncio.wait(contests)
 
     def probe(self) -> asyncio.Future[None]:
         number, back = next(self._probes), asyncio.get_running_loop().create_future()

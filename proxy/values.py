@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
@@ -20,6 +20,9 @@ DUPLICATE_POLICIES = ("replace", "reject", "join")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+
+# What may follow the ? of a Redis URL, to be handed to redis-py.
+_REDIS_ARGUMENTS = {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
 
 # Headers that say where a request ends, and others that have a meaning of their own.
 _FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "expect"})
@@ -145,7 +148,8 @@ def networks(value: Any) -> tuple[Network, ...]:
 
 
 def redis_urls(value: Any) -> tuple[str, ...]:
-    expected = "URLs like redis://host:6379/0 or rediss://:password@host, separated by commas"
+    only = ", ".join(sorted(_REDIS_ARGUMENTS))
+    expected = f"URLs like redis://host:6379/0 or rediss://:password@host, separated by commas; after a ? only {only}"
     urls = tuple(_items(value, expected))
     try:
         known = all(
@@ -153,11 +157,14 @@ def redis_urls(value: Any) -> tuple[str, ...]:
             and (parts.path if parts.scheme == "unix" else parts.hostname)
             and parts.port != 0
             and (parts.scheme == "unix" or re.fullmatch(r"(/\d*)?", parts.path))
+            and {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} <= _REDIS_ARGUMENTS
+            and (parts.scheme == "rediss" or not parts.query)
             for item in urls
         )
     except ValueError:
         known = False
-    if not known or len(set(urls)) < len(urls):
+    # A Redis has one set of channels for all its databases, so it can't be two shards.
+    if not known or len({_redis_place(item) for item in urls}) < len(urls):
         raise ValueError(expected)
     return urls
 
@@ -172,6 +179,11 @@ def database_url(value: Any) -> str:
     if not known or parts.scheme not in ("postgres", "postgresql", "sqlite"):
         raise ValueError(expected)
     return str(value)
+
+
+def _redis_place(item: str) -> tuple[str | int | None, ...]:
+    parts = urlsplit(item)
+    return (parts.path,) if parts.scheme == "unix" else (parts.hostname, parts.port or 6379)
 
 
 def redis_prefix(value: Any) -> str:

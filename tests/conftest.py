@@ -75,3 +75,10 @@ def fresh() -> Callable[[str], str]:
 def key(fresh: Callable[[str], str]) -> str:
     """A session key that no other test uses."""
     return fresh("k")
+
+
+@pytest.fixture
+async def private() -> AsyncIterator[RedisServer]:
+    """A Redis server that only this test uses, and may end."""
+    async with RedisServer.running() as server:
+        yield server

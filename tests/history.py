@@ -62,8 +62,6 @@ class Sent:
     start: float
     end: float
     outcomes: dict[str, str]
-    node: str = ""
-    """To which it was sent."""
 
 
 @dataclass(eq=False)
@@ -81,6 +79,8 @@ class Connection:
     end: str = ""
     """"left": the client closed or dropped the connection, and read no further. "lost": it ended without a Close frame
     (the process was killed). "refused": an answer other than 101. Else the code of the Close frame from the server."""
+    status: int = 0
+    """What the handshake was answered."""
 
     def __str__(self) -> str:
         return f"{self.key}@{self.node}/{self.began:.3f}"
@@ -157,30 +157,28 @@ class History:
     def _out_of_order(self) -> Iterator[str]:
         """Of two sends that were answered OK, one after the other, whoever made them, the first's frame comes first.
 
-        Sends whose outcome isn't known don't count: their frames may come late. With `join` OK means that one of the
-        key's connections has it; what is on its way to the others can be overtaken by a send at their own node, so that
-        there each node's sends count by themselves.
+        Sends whose outcome isn't known don't count: their frames may come late. With `join` it isn't known, while the
+        processes are apart, which of the key's connections OK was about.
         """
         certain = {
             (sent.payload, key): sent for sent in self.sends for key, outcome in sent.outcomes.items() if outcome == OK
         }
         again = {payload for payload, sends in self._carried().items() if len(sends) > 1}
         for connection in self.connections:
-            latest: dict[str, Sent] = {}
+            latest: Sent | None = None
             for _, frame in connection.frames:
                 payload = Payload.read(frame)
                 sent = certain.get((payload, connection.key)) if payload and payload not in again else None
                 if sent is None:
                     continue
-                lane = sent.node if self.join else ""
-                before = latest.setdefault(lane, sent)
-                if sent.end < before.start:
+                apart = self.join and latest is not None and self._apart(sent.start, latest.end)
+                if latest and sent.end < latest.start and not apart:
                     yield (
-                        f"{connection} got {before.payload} before {sent.payload},"
-                        f" which was answered {before.start - sent.end:.3f} s before the other was sent"
+                        f"{connection} got {latest.payload} before {sent.payload},"
+                        f" which was answered {latest.start - sent.end:.3f} s before the other was sent"
                     )
-                if sent.start > before.start:
-                    latest[lane] = sent
+                if latest is None or sent.start > latest.start:
+                    latest = sent
 
     def _gone_back(self) -> Iterator[str]:
         """Once a newer connection of a key has got something, an older one gets nothing that is sent later.

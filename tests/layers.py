@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from proxy import envelope
@@ -24,9 +24,11 @@ def make_layer(
 
 
 @contextlib.asynccontextmanager
-async def layers(count: int, *redis: RedisServer, **config: Any) -> AsyncIterator[list[ClusterLayer]]:
-    """Connected layers of one cluster, left at the end."""
-    made = [make_layer(*(server.url for server in redis), **config) for _ in range(count)]
+async def layers(
+    count: int, *redis: RedisServer, urls: Sequence[str] = (), **config: Any
+) -> AsyncIterator[list[ClusterLayer]]:
+    """Connected layers of one cluster, left at the end. `urls` go before those of the servers."""
+    made = [make_layer(*(urls or [server.url for server in redis]), **config) for _ in range(count)]
     try:
         for layer in made:
             await layer.start()
@@ -43,10 +45,27 @@ class Kept:
     def __init__(self, url: str, timeout: float = 1.0, inbox: bytes = b"inbox") -> None:
         self.channels = [b"one", b"two"]
         self.messages: list[tuple[bytes, bytes]] = []
+        self.back: list[bytes] = []
         self.shared: list[bytes] = []
         ((name, host),) = redis_hosts(Options(redis_url=(url,), reply_timeout=timeout))
-        self.shard = Shard(name, host, timeout, inbox, b"all", self.subscriptions, self.on_message, self.shared.append)
+        self.shard = Shard(
+            name,
+            host,
+            timeout,
+            clock=lambda: 0,
+            inbox=inbox,
+            common=b"all",
+            subscriptions=self.subscriptions,
+            on_message=self.on_message,
+            on_back=self.back.extend,
+            on_checked=self.on_checked,
+        )
         self.task = asyncio.create_task(self.shard.run())
+
+    def on_checked(self, channel: bytes, shared: bool) -> None:
+        assert channel in self.back
+        if shared:
+            self.shared.append(channel)
 
     def subscriptions(self) -> Iterator[bytes]:
         return iter(self.channels)

@@ -114,11 +114,12 @@ class Wire:
         """Let everything pass again. Nothing was lost, as TCP has it."""
         self._set(True, True)
 
-    def freeze(self) -> None:
-        """Swallow both directions of the connections that are there now; new ones work."""
+    def freeze(self, there: bool = True) -> None:
+        """Swallow what comes back, and what goes there, on the connections that are there now; new ones work."""
         for passing in self.passing:
-            passing.there.gate.clear()
             passing.back.gate.clear()
+            if there:
+                passing.there.gate.clear()
 
     def cut(self) -> None:
         """Reset the connections that are there now."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.backend import reset
@@ -24,6 +26,8 @@ class Recorder:
 
     history: History = field(default_factory=History)
     listeners: list[Listener] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of payloads, whoever sends them."""
     _began: float = field(default_factory=time.monotonic)
 
     def now(self) -> float:
@@ -45,6 +49,7 @@ class Recorder:
             if raw:
                 reset(raw.writer)
             return None
+        connection.status = response.status
         if response.status != 101:
             connection.ended, connection.end = self.now(), "refused"
             raw.writer.close()
@@ -126,12 +131,10 @@ class Sender:
         self.name = name
         self._recorder = recorder
         self._connections: dict[str, Http] = {}
-        self._number = 0
 
     async def send(self, node: Node, *keys: str) -> Sent:
         """POST /send with the next payload."""
-        self._number += 1
-        payload = Payload(self.name, self._number, keys)
+        payload = Payload(self.name, next(self._recorder.numbers), keys)
         start = self._recorder.now()
         try:
             async with asyncio.timeout(SEND_LIMIT):
@@ -140,7 +143,7 @@ class Sender:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             self._drop(node)
             outcomes = dict.fromkeys(keys, UNKNOWN)
-        sent = Sent(payload, start, self._recorder.now(), outcomes, node.name)
+        sent = Sent(payload, start, self._recorder.now(), outcomes)
         self._recorder.history.sends.append(sent)
         return sent
 
@@ -151,7 +154,9 @@ class Sender:
         self._connections.clear()
 
     async def _request(self, node: Node, payload: Payload) -> Response:
-        if node.name not in self._connections:
+        http = self._connections.get(node.name)
+        if http is None or http.reader.at_eof():  # a server closes connections on which nothing comes
+            self._drop(node)
             self._connections[node.name] = Http(node.server, *await node.server.open())
         headers = [("X-Kuiperbelt-Session", ",".join(payload.keys))]
         frame = payload.frame

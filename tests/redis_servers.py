@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -112,9 +113,11 @@ class RedisServer:
         process, self.process = self.process, None
         if process is None:
             return
-        if process.returncode is None:
-            process.send_signal(number)
-            process.send_signal(signal.SIGCONT)
+        # Not by the process's own methods: they look whether it lives, and may so take its end from asyncio's watcher.
+        for each in (number, signal.SIGCONT):
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, each)
         try:
             async with asyncio.timeout(STOP_LIMIT):
                 await process.wait()
@@ -130,12 +133,12 @@ class RedisServer:
     def pause(self) -> None:
         """Hang it: its connections stay open, and nobody gets an answer."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        os.kill(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        os.kill(self.process.pid, signal.SIGCONT)
 
     async def end(self) -> None:
         """Stop it for good, and remove its files."""
@@ -153,6 +156,7 @@ class RedisServer:
             port=self.port,
             password=self.password or None,
             socket_timeout=COMMAND_LIMIT,
+            protocol=3,
             decode_responses=True,
             retry=Retry(NoBackoff(), 0),
         )

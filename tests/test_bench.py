@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 SHORT = ["--connections", "20", "--senders", "2", "--keys", "5", "--rounds", "1", "--seconds", "0.6", "--settle", "0.1"]
 CONNECTION_MEASURES = {"connect_cpu_us", "connect_settled_cpu_us", "connects_per_second", "memory_kib"}
 SHORT_CLUSTER = [*SHORT, "--warm-up", "0.1", "--idle", "0.1", "--rate", "500", "--busy-rate", "1000"]
+SHORT_CLUSTER += ["--many-senders", "4", "--crowd", "3"]
 SEND_MEASURES = {"cpu_us", "per_second", "p50_ms", "p99_ms", "sent", "delivered"}
 
 
@@ -101,6 +102,7 @@ def test_a_short_cluster_run_is_consistent(tmp_path: Path) -> None:
     assert remote["send_redis_in_bytes"] > 64 < remote["send_redis_out_bytes"]
     assert local["connect_subscribes"] == pytest.approx(1, abs=0.1)
     assert local["redis_session_bytes"] > 0
+    assert workers["full_bound_per_second"] > workers["full_per_second"] > 0
     assert 0 < remote["crowd_redis_cpu_us"] < 1000
     assert [ratio["goal"] for ratio in found["ratios"] if ratio["goal"]] == [3.0, 3.0, 3.0, 1.2, 1.4]
 

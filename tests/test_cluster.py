@@ -1,6 +1,7 @@
 """Events for sessions in other processes, over a real Redis: answered truthfully, by whoever has the session."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +18,7 @@ from proxy.exceptions import (
     SessionClosed,
     SessionNotFound,
 )
-from proxy.layers import Outcome
+from proxy.outcomes import Outcome
 from proxy.protocol import Frame
 from proxy.stats import stats
 from tests.layers import layers, make_layer
@@ -255,17 +256,26 @@ async def test_a_redis_that_hangs(private: RedisServer) -> None:
         assert len(bob.events) == 2
 
 
-@pytest.fixture
-async def private() -> AsyncIterator[RedisServer]:
-    async with RedisServer.running() as server:
-        yield server
+async def test_a_process_whose_clock_jumps_is_heard_again_at_once(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its virtual machine was paused: to the others all that it sends seems to be late."""
+    async with layers(1, redis) as (one,), layers(1, redis) as (two,):
+        bob = await session(two)
+        await request(one)
+        monkeypatch.setattr("proxy.cluster.monotonic", lambda: time.monotonic() - 30)
+        with pytest.raises(ClusterUnreachable):  # dropped, and said so
+            await request(one)
+        for _ in range(3):
+            await request(one)
+        assert len(bob.events) == 4
 
 
 async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLayer], redis: RedisServer) -> None:
     bob = await session(trio[0])
     before = stats.bad_envelopes
     bad = envelope.pack_event({"type": "session.send", "message": "x"})
-    for kind, fields in ((envelope.REQUEST, {"id": 1, "at": 0.0}), (envelope.ANNOUNCE, {})):
+    for kind, fields in ((envelope.REQUEST, {"id": 1, "clock": 0, "at": 0.0}), (envelope.ANNOUNCE, {})):
         payload = envelope.pack(kind, inbox=b"nobody", event=bad, **fields)
         await redis.execute("PUBLISH", f"test__group__{GROUP}", payload)
     await asyncio.sleep(0.1)
@@ -273,19 +283,52 @@ async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLa
     assert not bob.events
 
 
-async def test_senders_wait_while_redis_takes_nothing(private: RedisServer) -> None:
-    async with layers(1, private, timeout=3.0) as (layer,):
-        assert not layer.full
-        private.pause()
+async def test_no_more_is_under_way_than_redis_and_the_others_can_take(private: RedisServer) -> None:
+    """1 MiB to each of 100 sessions: Redis cuts off a process for which 32 MB wait."""
+    async with layers(2, private) as (one, two):
+        names = [f"session.{number}" for number in range(100)]
+        for name in names:
+            await session(two, group=name)
+        losses = stats.link_losses
         event = send_event(Frame("x" * (1 << 20), 1 << 20), 0.0)
-        outcomes = [layer.request(GROUP, event) for _ in range(40)]
-        assert layer.full
-        private.resume()
-        await asyncio.wait_for(layer.room(), 5)
+        outcomes = []
+        for name in names:
+            if one.must_wait(name):
+                await asyncio.wait_for(one.room(), 5)
+            outcomes.append(one.request(name, event))
         for outcome in outcomes:
             assert outcome
-            with pytest.raises(SessionNotFound):
+            await asyncio.wait_for(outcome, 5)
+        assert stats.link_losses == losses
+
+
+async def test_nobody_waits_for_long_when_nothing_moves(private: RedisServer) -> None:
+    async with layers(1, private) as (layer,):
+        here = await session(layer)
+        private.pause()
+        event = send_event(Frame("x" * (1 << 20), 1 << 20), 0.0)
+        outcomes = [layer.request("session.eve", event) for _ in range(5)]
+        assert layer.must_wait("session.eve")
+        assert not layer.must_wait(GROUP)  # a session of this process needs no Redis
+        await request(layer)
+        assert here.events == [EVENT]
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait_for(layer.room(), 5)
+        assert asyncio.get_running_loop().time() - began < 2
+        for outcome in outcomes:
+            assert outcome
+            with pytest.raises(ClusterLost):
                 await outcome
+
+
+async def test_who_comes_while_the_others_are_not_back_waits_with_not_found(private: RedisServer) -> None:
+    """Redis restarts: the first to be back, which has never heard of the others, doesn't speak for them."""
+    async with layers(1, private) as (two,):
+        bob = await session(two)
+        two._shards[0]._lose("test")
+        async with layers(1, private) as (one,):
+            await request(one)
+        assert bob.events == [EVENT]
 
 
 async def test_started_once_it_has_tried() -> None:

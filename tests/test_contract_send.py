@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -105,6 +106,21 @@ async def test_body_over_the_limit_is_not_awaited(servers: Servers, key: str) ->
         response = await request(server, "POST", "/send", headers, body)
         assert response.status == 413
         assert response.one("Content-Type") == JSON
+
+
+async def test_what_was_sent_is_what_comes(kind: str, servers: Servers, key: str) -> None:
+    """Any bytes, any text, of sizes about each form of a frame's length and up to the limit."""
+    server = await servers.get(kind)
+    rng = random.Random(key)
+    async with client(server, key) as connection, Http.open(server.api) as http:
+        for size in (0, 1, 2, 125, 126, 127, 1000, 65535, 65536, 65537, 1024 * 1024):
+            octets = [("X-Kuiperbelt-Session", key), ("Content-Type", "application/octet-stream")]
+            data = rng.randbytes(size)
+            assert (await http.request("POST", "/send", octets, data)).body == OK
+            assert await receive(connection) == data
+            text = "".join(rng.choices('a\0\n"é\u2028\ufeff\U0001f600', k=size // 4))
+            assert (await http.request("POST", "/send", [("X-Kuiperbelt-Session", key)], text.encode())).body == OK
+            assert await receive(connection) == text
 
 
 async def test_order(kind: str, servers: Servers, key: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy import conf, delivery
 from proxy.events import Event
 from proxy.exceptions import SendTimeout, SessionClosed
-from proxy.layers import Outcome
+from proxy.outcomes import Outcome
 from proxy.protocol import Failure, Frame
 
 FRAME = Frame("hello", 5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy import envelope
 from proxy.envelope import BadEnvelope
 
-REQUEST: dict[str, Any] = {"inbox": b"i", "id": 1, "at": 1.5, "event": b""}
+REQUEST: dict[str, Any] = {"inbox": b"i", "id": 1, "clock": 0, "at": 1.5, "event": b""}
 GOOD: dict[str, dict[str, Any]] = {
     envelope.REQUEST: REQUEST,
     envelope.REQUEST_ALL: REQUEST,
@@ -18,7 +18,7 @@ GOOD: dict[str, dict[str, Any]] = {
     envelope.GROUP: {"inbox": b"i", "message": {"type": "x"}},
     envelope.REPLIES: {"replies": [[1, "ok"], [2, "not found"]]},
     envelope.CHANNEL: {"channel": "c", "message": {}},
-    envelope.PRESENT: {"inbox": b"i", "number": 3, "left": False},
+    envelope.PRESENT: {"inbox": b"i", "number": 3, "clock": 0, "at": 1.5, "left": False},
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.events import CLAIM, CLOSE, SEND, SHARED, claim_event, close_event, is_valid, send_event
+from proxy.events import CLAIM, CLOSE, SEND, SHARED, claim_event, close_event, is_valid, late, send_event
 from proxy.protocol import Frame
 
 TEXT, BINARY = Frame("hello", 5), Frame(b"\x00", 1)
@@ -60,6 +60,10 @@ def test_what_is_made_here_is_valid(event: dict[str, Any]) -> None:
 )
 def test_what_no_session_could_use_is_not(event: object) -> None:
     assert not is_valid(event)
+
+
+def test_a_late_claim_is_not_fresh() -> None:
+    assert late(CLAIMED) == CLAIMED | {"fresh": False}
 
 
 VALUES = st.recursive(

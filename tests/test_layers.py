@@ -9,7 +9,8 @@ from channels.exceptions import ChannelFull
 
 from proxy.events import Event, send_event
 from proxy.exceptions import SendTimeout, SessionClosed, SessionNotFound
-from proxy.layers import LocalChannelLayer, Outcome
+from proxy.layers import LocalChannelLayer
+from proxy.outcomes import Outcome
 from proxy.protocol import Frame
 
 MESSAGE: Event = {"type": "test.message", "text": "hello", "nested": {"list": [1]}}
@@ -210,6 +211,19 @@ async def test_one_process_needs_nothing_else() -> None:
     await layer.start()
     await layer.room()
     assert layer.started
-    assert not layer.full
+    assert not layer.must_wait("group")
     assert not layer.is_unreachable()
     assert not layer.problems()
+
+
+async def test_messages_that_nobody_reads_are_dropped_when_they_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.layers.MIN_SWEEP", 10)
+    layer = LocalChannelLayer(expiry=0.01)
+    layer._sweep_at = 10
+    waiting = asyncio.create_task(layer.receive("waited-for"))
+    for number in range(200):
+        await layer.send(f"channel{number}", MESSAGE)
+        await asyncio.sleep(0.001)
+    assert len(layer._queues) < 60
+    await layer.send("waited-for", MESSAGE)
+    assert await waiting == MESSAGE

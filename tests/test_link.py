@@ -132,23 +132,6 @@ async def test_too_much_unanswered(opened: Opened, monkeypatch: pytest.MonkeyPat
     assert answers == [b"PONG"] * 3 + [LOST] * 2
 
 
-async def test_senders_can_wait_while_redis_takes_nothing() -> None:
-    async with RedisServer.running() as redis:
-        opened = await Opened(timeout=3).open(redis.url)
-        redis.pause()
-        part = b"x" * (1 << 20)
-        for _ in range(40):
-            opened.link.call(lambda reply: None, b"ECHO", part)
-        assert opened.link.full
-        waiting = asyncio.create_task(opened.link.room())
-        await asyncio.sleep(0.05)
-        assert not waiting.done()
-        redis.resume()
-        await asyncio.wait_for(waiting, 5)
-        assert not opened.link.full
-        opened.link.lose("end of the test")
-
-
 async def test_what_cannot_be_reached() -> None:
     with pytest.raises(Exception, match=r"127\.0\.0\.1:9"):
         await Opened().open("redis://127.0.0.1:9")

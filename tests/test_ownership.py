@@ -1,6 +1,7 @@
 """Who owns a key: one connection in the whole cluster, whatever happens at the same time."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 
 from proxy.events import Event, send_event
 from proxy.exceptions import ClusterUnreachable, SessionNotFound, SessionTaken
-from proxy.layers import LocalChannelLayer, Outcome
+from proxy.layers import LocalChannelLayer
+from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame
 from tests.layers import layers, make_layer
+from tests.network import Wire
 from tests.redis_servers import RedisServer, eventually
 
 EVENT = send_event(Frame("hello", 5), 0.0)
@@ -173,6 +176,52 @@ async def test_a_key_that_connected_elsewhere_during_a_gap(redis: RedisServer) -
             await send(two)
             assert (len(newer.events), newer.replaced) == (2, 0)
             newer.membership.leave()
+
+
+async def test_while_that_is_found_out_nobody_gets_anything_twice() -> None:
+    """Both are subscribed then, and the one that was cut off doesn't know yet that it lost the key."""
+    async with RedisServer.running() as private, layers(3, private) as (one, two, other):
+        for number in range(20):
+            older = await Connection(one, "replace").join()
+            for shard in one._shards:
+                shard._lose("test")
+            newer = await Connection(two, "replace").join()
+            sent = 0
+            while not older.replaced:
+                with contextlib.suppress(ClusterUnreachable):
+                    await send(other)
+                    sent += 1
+                await asyncio.sleep(0)
+            await send(other)
+            assert (len(older.events), len(newer.events)) == (0, sent + 1), number
+            newer.membership.leave()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("policy", ["replace", "reject"])
+async def test_a_claim_that_comes_late_still_leaves_one_owner(policy: str) -> None:
+    """The older one's process stood still for so long that the newer one went on without its answer."""
+    async with (
+        RedisServer.running() as private,
+        Wire.running(private.port) as wire,
+        layers(1, private) as (quick,),
+        layers(1, private, urls=[f"redis://127.0.0.1:{wire.port}"]) as (slow,),
+    ):
+        older = await Connection(slow, policy).join()
+        await asyncio.sleep(0.2)  # they have heard of each other
+        wire.stall(there=False)
+        newer = await Connection(quick, policy).join()
+        await asyncio.sleep(0.5)
+        wire.resume()
+
+        async def replaced() -> bool:
+            return bool(older.replaced)
+
+        await eventually(replaced, "the older one's end", 10)
+        assert not newer.replaced
+        await send(slow)
+        await send(quick)
+        assert len(newer.events) == 2
 
 
 async def test_without_redis_nobody_gets_in() -> None:

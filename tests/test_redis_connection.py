@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +13,6 @@ from proxy.stats import stats
 from tests.layers import Kept, shards
 from tests.network import Wire
 from tests.redis_servers import RedisServer, eventually
-
-
-@pytest.fixture
-async def private() -> AsyncIterator[RedisServer]:
-    async with RedisServer.running() as server:
-        yield server
 
 
 @pytest.fixture
@@ -113,6 +108,49 @@ async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
         await kept.end()
     assert len(caplog.records) == 1  # not one for each attempt
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hunter2" * 30])
+async def test_a_redis_that_repeats_the_password(password: str) -> None:
+    """As one does that doesn't know HELLO, with what it was asked; that would stand in the log, and in /ready."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = (await reader.read(1000)).decode().split("\r\n")[2::2]
+        repeated = " ".join(f"'{argument}'" for argument in asked[1:])[:128]
+        writer.write(f"-ERR unknown command '{asked[0]}', with args beginning with: {repeated}\r\n".encode())
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    kept = Kept(f"redis://:{password}@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await asyncio.wait_for(kept.shard.tried, 5)
+    problem = kept.shard.problem() or ""
+    assert "HELLO" in problem
+    assert "hunter2" not in problem
+    await kept.end()
+    server.close()
+
+
+async def test_over_a_unix_socket(tmp_path: Path) -> None:
+    async with RedisServer.running("", "--unixsocket", str(tmp_path / "redis.sock")):
+        kept = Kept(f"unix://{tmp_path}/redis.sock")
+        await kept.up()
+        assert await kept.shard.subscribers([b"one"]) == [1]
+        await kept.end()
+
+
+async def test_the_connection_before_is_ended_for_redis_too(private: RedisServer) -> None:
+    """It died without a word, so Redis would keep its subscriptions, and count them, for minutes."""
+    async with Wire.running(private.port) as wire:
+        kept = Kept(f"redis://127.0.0.1:{wire.port}", timeout=0.5)
+        await kept.up()
+        wire.freeze()
+        assert kept.shard._link
+        kept.shard._link.call(lambda reply: None, b"PING")
+        await kept.down()
+        await kept.up()
+        assert await kept.shard.subscribers([b"one", b"inbox"]) == [1, 1]
+        await kept.end()
 
 
 async def test_an_acl_that_forbids_is_a_problem_in_words() -> None:

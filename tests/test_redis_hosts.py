@@ -3,7 +3,7 @@
 from channels_redis.utils import create_pool, decode_hosts
 
 from proxy.options import Options
-from proxy.redis_hosts import redis_hosts
+from proxy.redis_hosts import channel_prefix, redis_hosts
 
 
 def test_shards() -> None:
@@ -32,3 +32,9 @@ def test_sentinel() -> None:
     chosen = pool.connection_kwargs
     assert (chosen["username"], chosen["password"], chosen["db"]) == ("u", "hunter2", 3)
     assert pool.connection_class.__name__ == "SentinelManagedSSLConnection"
+
+
+def test_databases_of_one_redis_are_kept_apart() -> None:
+    """Though Redis has one set of channels for all of them."""
+    prefixes = [channel_prefix(Options(redis_url=(f"redis://a{path}",))) for path in ("", "/0", "/1", "/2")]
+    assert prefixes == ["kuiperbelt", "kuiperbelt", "kuiperbelt.1", "kuiperbelt.2"]

@@ -14,12 +14,6 @@ from tests.redis_servers import RedisServer
 
 
 @pytest.fixture
-async def private() -> AsyncIterator[RedisServer]:
-    async with RedisServer.running() as server:
-        yield server
-
-
-@pytest.fixture
 async def kept(private: RedisServer) -> AsyncIterator[Kept]:
     async with shards(private, b"inbox") as (made,):
         yield made

@@ -35,6 +35,7 @@ from proxy import values
         (values.secrets, "0123456789abcdef, fedcba9876543210", ("0123456789abcdef", "fedcba9876543210")),
         (values.redis_urls, "redis://a:7000/1, rediss://:p@b", ("redis://a:7000/1", "rediss://:p@b")),
         (values.redis_urls, "unix:///run/redis.sock", ("unix:///run/redis.sock",)),
+        (values.redis_urls, "rediss://a?ssl_cert_reqs=none", ("rediss://a?ssl_cert_reqs=none",)),
         (values.redis_prefix, "chat.eu-1", "chat.eu-1"),
         (
             values.addresses,
@@ -112,6 +113,10 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
         (values.redis_urls, "redis://a:b"),
         (values.redis_urls, "redis://a/db"),
         (values.redis_urls, "redis://a,redis://a"),
+        (values.redis_urls, "redis://a,redis://:p@a:6379/1"),
+        (values.redis_urls, "redis://a?protocol=2"),
+        (values.redis_urls, "rediss://a?db=x"),
+        (values.redis_urls, "redis://a?ssl_cert_reqs=none"),
         (values.redis_prefix, "a b"),
         (values.addresses, "a:port"),
         (values.addresses, "a:0"),

@@ -1,0 +1,274 @@
+"""A real cluster against a plain model: whatever is done in whatever order, each answer is the model's.
+
+Hypothesis chooses the steps. One thing is done at a time, and its consequences are waited for, so the model knows all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from proxy.exceptions import ClusterUnreachable, SessionNotFound
+from tests.backend import Backend
+from tests.clients import close
+from tests.cluster import Cluster, Node
+from tests.history import OK
+from tests.recording import Listener, Recorder
+from tests.redis_servers import RedisServer, eventually
+from tests.servers import Servers
+from tests.vectors_api import OK as OK_BODY
+from tests.vectors_api import not_found
+
+KINDS = ("uvicorn", "uvicorn", "daphne")
+KEYS = 3
+SOON = 5.0  # seconds within which something comes that is under way already
+FORGOTTEN = 16.0  # seconds after which nobody expects a killed process to come back
+EXAMPLES = 4
+STEPS = 14
+
+Result = TypeVar("Result")
+nodes = st.integers(0, len(KINDS) - 1)
+keys = st.integers(0, KEYS - 1)
+
+
+class World:
+    """The cluster that all examples use, each with keys of its own, and the loop that it runs in."""
+
+    def __init__(self, logs: Path, policy: str) -> None:
+        # Made by a factory, a runner leaves the loop of the other tests alone.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._stack = contextlib.AsyncExitStack()
+        self._logs = logs
+        self.policy = policy
+        self.numbers = itertools.count()
+        self.backend = Backend()
+        self.cluster: Cluster
+        self.killed = -FORGOTTEN
+
+    def do(self, what: Awaitable[Result]) -> Result:
+        """Have the loop run until this is done."""
+
+        async def wait() -> Result:
+            return await what
+
+        return self._runner.run(wait())
+
+    async def start(self) -> None:
+        """Start everything."""
+        await self.backend.start()
+        self._stack.push_async_callback(self.backend.stop)
+        redis = await self._stack.enter_async_context(RedisServer.running())
+        self.servers = Servers(self.backend, self._logs, redis.url)
+        env = {"EKBO_DUPLICATE_SESSION": self.policy}
+        self.cluster = await self._stack.enter_async_context(Cluster.running(self.servers, KINDS, redis, env=env))
+
+    async def end(self) -> None:
+        """End everything; nothing may have been wrong in the logs."""
+        await self._stack.aclose()
+        assert not self.servers.complaints()
+
+    def close(self) -> None:
+        """Leave the loop."""
+        try:
+            self.do(self.end())
+        finally:
+            self._runner.close()
+
+
+class Machine(RuleBasedStateMachine):
+    """The model: `there` has, for each key, the connections that should get what is sent to it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.recorder = Recorder()
+        self.recorder.history.join = world.policy == "join"
+        self.sender = self.recorder.sender("m")
+        run = next(world.numbers)
+        self.names = [f"{world.policy}{run}.{number}" for number in range(KEYS)]
+        self.there: dict[str, list[Listener]] = {name: [] for name in self.names}
+        self.ended_by_backend = 0
+        self.killed = 0
+
+    def node(self, number: int) -> Node:
+        return self.world.cluster.nodes[number]
+
+    # What is done
+
+    @initialize(places=st.tuples(*[nodes] * KEYS))
+    def connect_all(self, places: tuple[int, ...]) -> None:
+        for key, at in enumerate(places):
+            self.connect(key, at)
+
+    @rule(key=keys, at=nodes)
+    def connect(self, key: int, at: int) -> None:
+        """The newest owns the key, or is refused, or joins."""
+        name = self.names[key]
+        before = list(self.there[name])
+        listener = self.world.do(self.recorder.connect(self.node(at), name))
+        if self.world.policy == "reject" and before:
+            assert listener is None
+            # Daphne can't send a denial response.
+            assert self.recorder.history.connections[-1].status == (403 if KINDS[at] == "daphne" else 409)
+            self.world.do(self.told(name))
+            return
+        assert listener is not None, self.recorder.history.connections[-1]
+        self.there[name].append(listener)
+        if self.world.policy == "replace":
+            self.there[name] = [listener]
+            for old in before:
+                self.world.do(self.ended(old, "4001"))
+            self.world.do(self.told(name))
+
+    @rule(key=keys, at=nodes)
+    def send(self, key: int, at: int) -> None:
+        self.world.do(self.push(at, self.names[key]))
+
+    @rule(at=nodes)
+    def send_to_all(self, at: int) -> None:
+        self.world.do(self.push(at, *self.names))
+
+    @rule(key=keys, at=nodes, last=st.booleans())
+    def close(self, key: int, at: int, last: bool) -> None:
+        """The backend ends all connections of the key."""
+        name = self.names[key]
+        before, self.there[name] = self.there[name], []
+        response = self.world.do(close(self.node(at).server, name))
+        if before:
+            assert (response.status, response.body) == (200, OK_BODY)
+        else:
+            assert response.body == not_found(name) or self.nobody_is_sure(response.body)
+        for listener in before:
+            self.world.do(self.ended(listener, "1000"))
+        self.ended_by_backend += len(before)
+
+    @rule(key=keys, politely=st.booleans())
+    def disconnect(self, key: int, politely: bool) -> None:
+        """A client leaves; the backend is told when the session is gone."""
+        name = self.names[key]
+        if self.there[name]:
+            self.world.do(self.there[name].pop().leave(politely))
+            self.world.do(self.told(name))
+
+    @precondition(lambda self: self.killed < 2)
+    @rule(at=nodes)
+    def kill(self, at: int) -> None:
+        """A node dies with all its sessions, and starts anew."""
+        node = self.node(at)
+        self.killed += 1
+        self.world.do(node.server.kill())
+        self.world.killed = time.monotonic()
+        for name, before in self.there.items():
+            self.there[name] = [listener for listener in before if listener.connection.node != node.name]
+            for listener in before:
+                if listener.connection.node == node.name:
+                    self.world.do(self.ended(listener, "lost"))
+        self.world.do(node.server.restart())
+
+    # What must come of it
+
+    async def push(self, at: int, *names: str) -> None:
+        """Answered as the model says, and received by whom it says."""
+        sent = await self.sender.send(self.node(at), *names)
+        self.sender.end()  # until the next step nobody would notice that the server closed the connection
+        for name in names:
+            if self.there[name]:
+                assert sent.outcomes[name] == OK, (sent, name)
+                for listener in self.there[name]:
+                    async with asyncio.timeout(SOON):
+                        await listener.wait_for(sent.payload)
+            elif sent.outcomes[name] != SessionNotFound.text:
+                assert self.nobody_is_sure(sent.outcomes[name].encode()), (sent, name)
+
+    def nobody_is_sure(self, said: bytes) -> bool:
+        """Of a key that nobody has, that may be said for a while after a process was killed."""
+        return ClusterUnreachable.text.encode() in said and time.monotonic() < self.world.killed + FORGOTTEN
+
+    async def ended(self, listener: Listener, how: str) -> None:
+        async def has() -> bool:
+            return not listener.open
+
+        await eventually(has, f"the end of {listener.connection}", SOON)
+        assert listener.connection.end == how
+
+    async def told(self, name: str) -> None:
+        """The backend knows the end of each connection of a key that it didn't ask for, and that no kill -9 kept."""
+        ended = [one for one in self.recorder.history.connections if one.key == name and one.end in ("1000", "lost")]
+        asked = len(self.world.backend.seen("/connect", name))
+        count = asked - len(ended) - len(self.there[name])
+        await self.world.backend.wait("/close", name, count, SOON)
+
+    @invariant()
+    def who_is_there_stays(self) -> None:
+        for listeners in self.there.values():
+            assert all(listener.open for listener in listeners)
+
+    def teardown(self) -> None:
+        """From every node every key is as the model says; each end was told once; and the checker has no question."""
+        try:
+            for at in range(len(KINDS)):
+                self.world.do(self.push(at, *self.names))
+        finally:
+            self.world.do(self.recorder.end())
+        self.there = {name: [] for name in self.names}
+        self.world.do(self.every_end_is_told())
+        assert not self.recorder.history.problems()
+
+    async def every_end_is_told(self) -> None:
+        ended = [one for one in self.recorder.history.connections if one.end == "1000"]
+        assert len(ended) == self.ended_by_backend
+        await asyncio.sleep(0.1)  # for events too many
+        for name in self.names:
+            await self.told(name)
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Iterator[Callable[[str], World]]:
+    """Makes worlds, and ends them."""
+    worlds: list[World] = []
+
+    def make(policy: str) -> World:
+        world = World(tmp_path, policy)
+        worlds.append(world)
+        world.do(world.start())
+        return world
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("policy", ["replace", "reject", "join"])
+def test_machine(policy: str, make_world: Callable[[str], World]) -> None:
+    """What the model says is what happens."""
+    world = make_world(policy)
+    run_state_machine_as_test(
+        lambda: Machine(world),  # type: ignore[arg-type]  # a class is what it expects, of which it makes instances
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            # Smaller examples would be found in many minutes: of these the steps are few enough to be read.
+            phases=(Phase.generate,),
+        ),
+    )
