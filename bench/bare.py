@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-from proxy.server import tune_garbage_collector
+from proxy.garbage import tune_garbage_collector
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -58,6 +58,8 @@ RATIOS = [
     Ratio("ours-uvicorn", "bare-uvicorn", "connect_cpu_us", 1.6),
     Ratio("ours-uvicorn", "bare-uvicorn", "connect_settled_cpu_us"),
     Ratio("ours-uvicorn", "bare-uvicorn", "memory_kib", 1.3),
+    Ratio("ours-registry", "ours-uvicorn", "connect_cpu_us", 1.25),
+    Ratio("ours-registry", "ours-uvicorn", "send_cpu_us", 1.02),
     Ratio("ours-daphne", "bare-daphne", "send_cpu_us", 1.6),
     Ratio("ours-daphne", "bare-daphne", "fanout_cpu_us"),
     Ratio("ours-daphne", "bare-daphne", "connect_cpu_us"),

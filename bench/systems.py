@@ -65,7 +65,7 @@ class OursUvicorn(System):
     """The proxy as `manage.py runproxy` serves it."""
 
     name = "ours-uvicorn"
-    note = "EKBO_SUPPRESS_ACCESS_LOG=true"
+    note = "EKBO_SUPPRESS_ACCESS_LOG=true, EKBO_REGISTRY=false"
 
     def command(self, port: int) -> list[str]:
         return [sys.executable, "manage.py", "runproxy"]
@@ -77,7 +77,19 @@ class OursUvicorn(System):
             "EKBO_PORT": str(port),
             "EKBO_CONNECT_CALLBACK_URL": backend_url,
             "EKBO_SUPPRESS_ACCESS_LOG": "true",
+            "EKBO_REGISTRY": "false",
         }
+
+
+class OursRegistry(OursUvicorn):
+    """The same with its sessions in the embedded database."""
+
+    name = "ours-registry"
+    note = "EKBO_SUPPRESS_ACCESS_LOG=true, EKBO_REGISTRY=true, SQLite"
+
+    def environment(self, port: int, backend_url: str, folder: Path) -> dict[str, str]:
+        ours = super().environment(port, backend_url, folder)
+        return ours | {"EKBO_REGISTRY": "true", "EKBO_DATABASE_URL": f"sqlite:///{folder}/registry.sqlite3"}
 
 
 class OursDaphne(OursUvicorn):
@@ -90,7 +102,7 @@ class OursDaphne(OursUvicorn):
 
 
 SYSTEMS: dict[str, System] = {
-    system.name: system for system in (OursUvicorn(), BareUvicorn(), OursDaphne(), BareDaphne())
+    system.name: system for system in (OursUvicorn(), BareUvicorn(), OursRegistry(), OursDaphne(), BareDaphne())
 }
 
 

@@ -1,6 +1,5 @@
 """The uvicorn runner behind `manage.py runproxy`: listening sockets, uvicorn's settings, start and stop."""
 
-import gc
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from uvicorn.server import ServerState
 
 from proxy.conf import Options
 from proxy.endpoint import listening_on
+from proxy.garbage import tune_garbage_collector
 from proxy.keepalive import KeepAlive
 from proxy.protocol import header_values
 from proxy.websocket import Serving, WebSocketProtocol
@@ -28,8 +28,6 @@ from proxy.websocket import Serving, WebSocketProtocol
 BACKLOG = 2048
 GRACEFUL_SHUTDOWN = 10  # seconds for close callbacks after SIGTERM
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
-
-GC_THRESHOLDS = (20_000, 20, 50)  # objects, then younger collections, before each generation is collected
 
 logger = logging.getLogger("proxy.server")
 
@@ -162,16 +160,6 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
         log_config=None,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN,
     )
-
-
-def tune_garbage_collector() -> None:
-    """Keep the collector from walking through all of Django, and through all connections, again and again.
-
-    It took a quarter of the time of a connect (docs/performance.md).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class _Server(uvicorn.Server):

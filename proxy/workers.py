@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy import server
 from proxy.conf import Options
+from proxy.garbage import tune_garbage_collector
 from proxy.stats import stats
 
 FIRST_DELAY = 0.1  # seconds until a worker that died soon after its start is replaced; doubles each time
@@ -36,7 +37,7 @@ def run(application: Any, listeners: Sequence[socket.socket], options: Options) 
 
     The sockets stay open in the supervisor, so that clients of a dead worker wait for the next one in the backlog.
     """
-    server.tune_garbage_collector()
+    tune_garbage_collector()
     server.exit_on_signals()
     with server.socket_file(options):
         number = Supervisor(listeners).fork()
