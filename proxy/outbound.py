@@ -5,14 +5,12 @@ The consumer owns one per connection; see the contract's "Back-pressure". A mess
 
 import asyncio
 import contextlib
-import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from proxy.conf import Options
+from proxy.eager import start
 from proxy.exceptions import SendTimeout, SessionClosed
 from proxy.protocol import Message
 from proxy.stats import stats
@@ -206,30 +204,3 @@ class Outbound:
 def _time_out(room: asyncio.Future[None]) -> None:
     if not room.done():
         room.set_exception(SendTimeout())
-
-
-def start(coroutine: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
-    """Run a coroutine in this turn; None if it ended, else what is left of it, for a task to go on with.
-
-    A task per frame would cost more than the frame. Raises what the coroutine raises.
-    """
-    try:
-        awaited = coroutine.send(None)
-    except StopIteration:
-        return None
-    return _resume(coroutine, awaited)
-
-
-@types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, None, None]:
-    while True:
-        try:
-            yield awaited
-        except BaseException as error:
-            step = partial(coroutine.throw, error)
-        else:
-            step = partial(coroutine.send, None)
-        try:
-            awaited = step()
-        except StopIteration:
-            return

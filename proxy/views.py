@@ -4,64 +4,37 @@ Each view checks who asks, parses, calls `delivery`, and renders. Served by `han
 for the ApiErrors that they raise.
 """
 
-from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl
 
 from django.http import HttpResponse
 
-from proxy import conf, delivery, protocol, registry
-from proxy.access import check_access
-from proxy.exceptions import BadRequest, MethodNotAllowed
+from proxy import conf, delivery, protocol, pushes, registry
 from proxy.handlers import ProxyRequest
+from proxy.pushes import Push
 from proxy.stats import stats
 
 # The answer of nearly every request; nothing changes a response after its view.
 _OK = HttpResponse(protocol.OK_BODY, content_type=protocol.JSON)
 
-Push = Callable[[list[str], bytes, ProxyRequest], Awaitable[delivery.Delivery]]
-
 
 async def send(request: ProxyRequest) -> HttpResponse:
     """POST {path.send}: a frame for each named session."""
-
-    async def push(keys: list[str], body: bytes, request: ProxyRequest) -> delivery.Delivery:
-        return await delivery.send(keys, _frame(body, request))
-
-    return await _answer(request, push)
+    return await _push(request, pushes.send)
 
 
 async def close(request: ProxyRequest) -> HttpResponse:
     """POST {path.close}: a last frame, if there is a body, then Close, for each named session."""
-
-    async def push(keys: list[str], body: bytes, request: ProxyRequest) -> delivery.Delivery:
-        headers = request.scope["headers"]
-        code, reason = protocol.close_code(headers), protocol.close_reason(headers)
-        return await delivery.close(keys, _frame(body, request) if body else None, code, reason)
-
-    return await _answer(request, push)
+    return await _push(request, pushes.close)
 
 
-async def _answer(request: ProxyRequest, push: Push) -> HttpResponse:
+async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     options = conf.options()
-    check_access(request.scope, options)
-    if request.method != "POST":
-        raise MethodNotAllowed
-    keys = protocol.session_keys(request.scope["headers"], options.session_header_name)
-    done = await push(keys, await request.read_body(options.max_body_size), request)
-    if not done.failures:
+    keys = pushes.admitted_keys(request.scope, options)
+    body = await request.read_body(options.max_body_size)
+    status, content = pushes.answer(await push(keys, body, request.scope["headers"]))
+    if content is protocol.OK_BODY:
         return _OK
-    result, status = ("NG", 503) if done.unreachable else ("NG", 400) if done.refused else ("OK", 200)
-    return HttpResponse(protocol.failures_body(done.failures, result), status=status, content_type=protocol.JSON)
-
-
-def _frame(body: bytes, request: ProxyRequest) -> protocol.Frame:
-    try:
-        return protocol.make_frame(body, request.header(b"content-type"))
-    except UnicodeDecodeError as error:
-        raise BadRequest(
-            f"text body: expected UTF-8, found other bytes at {error.start}; "
-            "for a binary frame send Content-Type: application/octet-stream"
-        ) from None
+    return HttpResponse(content, status=status, content_type=protocol.JSON)
 
 
 async def connect(request: ProxyRequest) -> HttpResponse:

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.conf import Options
 from proxy.exceptions import SendTimeout, SessionClosed
-from proxy.outbound import Outbound, start
+from proxy.outbound import Outbound
 from proxy.protocol import Message
 from proxy.stats import stats
 from tests.sockets import Socket
@@ -239,52 +239,3 @@ async def test_drop_before_the_writer_ran() -> None:
     client.socket.free()
     await settle()
     assert client.socket.payloads == []
-
-
-async def test_start_runs_a_coroutine_up_to_its_first_wait() -> None:
-    steps = []
-    event = asyncio.Event()
-
-    async def work() -> None:
-        steps.append("before")
-        await event.wait()
-        await asyncio.sleep(0)
-        steps.append("after")
-
-    rest = start(work())
-    assert steps == ["before"]
-    assert rest
-    event.set()
-    await rest
-    assert steps == ["before", "after"]
-
-    async def nothing() -> None:
-        steps.append("at once")
-
-    assert start(nothing()) is None
-    assert steps[-1] == "at once"
-
-
-async def test_start_passes_errors_and_cancellation_on() -> None:
-    async def fails() -> None:
-        await asyncio.sleep(0)
-        raise ValueError("late")
-
-    rest = start(fails())
-    assert rest
-    with pytest.raises(ValueError, match="late"):
-        await rest
-
-    ended = []
-
-    async def waits() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.append(True)
-
-    rest = start(waits())
-    assert rest
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(rest, 0.01)
-    assert ended
