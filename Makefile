@@ -25,10 +25,11 @@ coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test proce
 	sh tests/system-tools.sh
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
-lint: $(VENV)/dev.stamp ## check style, formatting and types
+lint: $(VENV)/dev.stamp ## check style, formatting, types and known unsafe calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive proxy kbproject manage.py
 
 format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff check --fix .

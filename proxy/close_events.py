@@ -182,6 +182,6 @@ class Teller:
         gave_up = is_over(attempts, self._options.close_retry_for)
         if gave_up:
             logger.error("connection %s: gave up after %d attempts at its close callback", row.connection, attempts)
-        pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # noqa: S311  nothing secret
+        pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # nothing secret  # noqa: S311  # nosec B311
         row.attempt = Attempt(attempts, process_time(pause), plain(error, 512), gave_up)
         return await self._journal.commit(row) or gave_up

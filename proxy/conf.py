@@ -102,7 +102,8 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
         with open(name, encoding="utf-8") as file:
             source = file.read()
         # Scalars stay the text they are, as in Go: a header's value 1.10 isn't the number 1.1.
-        document = yaml.load(_expanded(source, environ, problems), Loader=yaml.BaseLoader)  # noqa: S506  makes text only
+        text = _expanded(source, environ, problems)
+        document = yaml.load(text, Loader=yaml.BaseLoader)  # makes text only  # noqa: S506  # nosec B506
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:

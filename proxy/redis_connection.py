@@ -133,7 +133,7 @@ class RedisConnection:
                     logger.exception("Redis %s: unexpected error", self._name)
                     self._lose(type(error).__name__)
                 delay = next(delays, RETRY_DELAYS[-1])
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  not for security
+                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # not for security  # noqa: S311  # nosec B311
         finally:
             self._leave()
 

@@ -118,7 +118,7 @@ def header_map(value: Any) -> tuple[tuple[str, str], ...]:
     expected = "a mapping of header names to text, like {X-Foo: foo, X-Bar: ''}, none that frames the request"
     if isinstance(value, str):
         try:
-            value = yaml.load(value, Loader=yaml.BaseLoader)  # noqa: S506  makes text only
+            value = yaml.load(value, Loader=yaml.BaseLoader)  # only text  # noqa: S506  # nosec B506
         except (yaml.YAMLError, RecursionError):
             raise ValueError(expected) from None
     if not isinstance(value, dict) or not all(isinstance(text, str) for item in value.items() for text in item):
