@@ -1,6 +1,7 @@
 """Django's settings, and the only place that reads the environment."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from proxy.redis_hosts import channel_prefix, redis_hosts
 from proxy.secret_key import kept_key
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
+KUIPERBELT_LOAD = partial(conf.load, os.environ)  # again, at SIGHUP
 KUIPERBELT_UNKNOWN_VARIABLES = conf.unknown_variables(os.environ)
 
 DEBUG = False

@@ -4,8 +4,9 @@
 kbproject/settings.py calls it with the real environment; everyone else reads `options()`.
 """
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import yaml
@@ -17,9 +18,15 @@ from proxy.options import Options as Options
 NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
 """Where the problem is that only who serves or calls the backend has."""
 
+RELOADED = ("api_keys",)
+"""Options that SIGHUP changes; all others stay as they were at the start."""
+
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
+_overrides: dict[str, Any] = {}
 _SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key")
+
+logger = logging.getLogger("proxy.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,27 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
             problems.append(Problem(where, str(error), _quote(value, where)))
     problems += [Problem(key, "a known option", "this key") for key in document]
     problems += _conflicts(chosen, {problem.where for problem in problems})
+    # Whoever asks for the keys needn't know where they come from.
+    chosen["api_keys"] = (*chosen.get("api_keys", ()), *chosen.pop("api_keys_file", ()))
     return Options(**chosen), problems
+
+
+def override(**chosen: Any) -> None:
+    """Options from the command line, over all others and for good."""
+    _overrides.update(chosen)
+    settings.KUIPERBELT = replace(options(), **chosen)
+
+
+def read_anew() -> None:
+    """Take the options of RELOADED as the files have them now. Raises ValueError; then nothing is taken."""
+    fresh, problems = settings.KUIPERBELT_LOAD()
+    if problems:
+        raise ValueError("; ".join(map(str, problems)))
+    fresh, now = replace(fresh, **_overrides), options()
+    changed = [spec for spec in fields(Options) if getattr(fresh, spec.name) != getattr(now, spec.name)]
+    if fixed := [spec.metadata["key"] for spec in changed if spec.name not in RELOADED]:
+        logger.warning("%s: changed, but only a restart takes that", ", ".join(fixed))
+    settings.KUIPERBELT = replace(now, **{name: getattr(fresh, name) for name in RELOADED})
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -81,6 +108,9 @@ def _conflicts(chosen: Mapping[str, Any], already: set[str]) -> list[Problem]:
         found.append(Problem(NO_CALLBACK, "the backend's auth URL", "nothing"))
     if "port" in chosen and "sock" in chosen:
         found.append(Problem("port, sock", "one of them", f"port {chosen['port']} and sock {chosen['sock']!r}"))
+    if "api_port" in chosen and "api_sock" in chosen:
+        both = f"api_port {chosen['api_port']} and api_sock {chosen['api_sock']!r}"
+        found.append(Problem("api_port, api_sock", "one of them", both))
     if ("redis_sentinels" in chosen) != ("redis_master" in chosen):
         given = "redis.master" if "redis_master" in chosen else "redis.sentinels"
         found.append(Problem("redis.sentinels, redis.master", "both or none", f"only {given}"))
@@ -134,4 +164,6 @@ def _flatten(document: dict[str, Any]) -> dict[str, Any]:
 
 def _quote(value: object, where: str) -> str:
     # A report ends up in logs: never a key or a password.
-    return "a value that isn't shown" if any(name in where.lower() for name in _SECRETS) else repr(value)
+    where = where.lower()
+    secret = any(name in where for name in _SECRETS) and not where.endswith("_file")
+    return "a value that isn't shown" if secret else repr(value)

@@ -13,9 +13,14 @@ from proxy.conf import Options
 
 
 def endpoint_for(scope: dict[str, Any], options: Options) -> str:
-    """The configured endpoint, else this host's name and the port that the connection really came in on."""
+    """The configured endpoint, else this host's name and the port that the connection really came in on.
+
+    With a listener of the API's own it is that one's address, or its UNIX socket's path.
+    """
     if options.endpoint:
         return options.endpoint
+    if options.has_api_listener:
+        return api_address(scope)
     server = scope.get("server")
     port = server[1] if server and server[1] else options.port
     return _host_and_port(port)
@@ -32,7 +37,7 @@ _listening = ""
 
 
 def listening_on(address: Any) -> None:
-    """Our own server says where: the bound address of its socket."""
+    """Our own server says where: the bound address of the socket that has the API."""
     global _listening
     _listening = _reachable(address)
 

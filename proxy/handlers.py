@@ -19,6 +19,9 @@ from django.urls import resolve
 from proxy import conf, protocol
 from proxy.exceptions import ApiError, BodyTooLarge
 
+API = "kuiperbelt.api"
+"""In the `state` of a scope whose request came in at the API's own listener."""
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -70,6 +73,10 @@ class ProxyRequest(ASGIRequest):
                 return body
 
 
+async def _not_found(request: ProxyRequest) -> HttpResponse:
+    return HttpResponse("not found\n", status=404, content_type="text/plain; charset=utf-8")
+
+
 class ProxyHandler:
     """ASGI application: proxy paths here, the rest to `fallback`, which is Django's handler."""
 
@@ -84,11 +91,25 @@ class ProxyHandler:
         self._sessions = f"{options.sessions_path.rstrip('/')}/"
         self._session_view: View = resolve(f"{self._sessions}KEY", "proxy.urls").func
         self._log = not options.suppress_access_log
+        self._has_api_listener = options.has_api_listener
+        self._connect_path, self._ping_path = options.connect_path, options.ping_path
+
+    def _view(self, scope: Scope) -> View | None:
+        """Who answers; None: Django."""
+        path = scope["path"]
+        # A server that can't mark requests, like daphne, has public ones only.
+        if self._has_api_listener and not self._is_served(path, API in scope.get("state", ())):
+            return _not_found
+        view = self._views.get(path)
+        if view is None and path.startswith(self._sessions):
+            return self._session_view
+        return view
+
+    def _is_served(self, path: str, api: bool) -> bool:
+        return path != self._connect_path if api else path in (self._connect_path, self._ping_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        view = self._views.get(scope["path"])
-        if view is None and scope["path"].startswith(self._sessions):
-            view = self._session_view
+        view = self._view(scope)
         if view is None:
             await self._fallback(scope, receive, send)
             return

@@ -5,13 +5,16 @@ SIGTERM breaks off at the first connection that is only half set up, so a Twiste
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy import callbacks, delivery, registry
+from proxy import callbacks, conf, delivery, registry
 
 CLEAN_UP_LIMIT = 12.0  # seconds that the end of the process waits for what sessions still have to tell the backend
+
+logger = logging.getLogger("proxy.lifespan")
 
 _sessions: "set[asyncio.Task[Any]]" = set()
 _clean_ups: "set[asyncio.Task[Any]]" = set()
@@ -65,6 +68,11 @@ def watch_daphne() -> None:
         return
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
+
+    if conf.options().has_api_listener:
+        logger.error("EKBO_API_PORT, EKBO_API_SOCK: daphne has one listener, the public one, so the API is nowhere")
+    if conf.options().tls_cert:
+        logger.error("EKBO_TLS_CERT: daphne reads its own command line only, -e ssl:…")
 
     def end() -> Any:
         global _daphne_ends

@@ -6,6 +6,7 @@ from typing import Any
 
 from proxy import values
 from proxy.forwarding import Network
+from proxy.key_file import keys_in
 
 
 def option(key: str, variable: str, parse: Callable[[Any], Any], default: Any, meaning: str) -> Any:
@@ -23,6 +24,10 @@ class Options:
     sock: str = option(
         "sock", "EKBO_UNIX_DOMAIN_SOCKET_FILENAME", values.text, "", "UNIX socket to listen on, instead of a port"
     )
+    tls_cert: str = option(
+        "tls_cert", "EKBO_TLS_CERT", values.text, "", "certificate chain, PEM: clients connect by TLS"
+    )
+    tls_key: str = option("tls_key", "EKBO_TLS_KEY", values.text, "", "its private key, PEM, without passphrase")
     connect_path: str = option("path.connect", "EKBO_CONNECT_PATH", values.path, "/connect", "where clients connect")
     send_path: str = option("path.send", "EKBO_SEND_PATH", values.path, "/send", "where the backend pushes")
     close_path: str = option("path.close", "EKBO_CLOSE_PATH", values.path, "/close", "where the backend closes")
@@ -111,9 +116,17 @@ class Options:
     api_keys: tuple[str, ...] = option(
         "api_keys", "EKBO_API_KEYS", values.secrets, (), "Authorization: Bearer for the API; several for rotation"
     )
+    api_keys_file: tuple[str, ...] = option(
+        "api_keys_file", "EKBO_API_KEYS_FILE", keys_in, (), "file of further keys, one a line"
+    )
     api_allow: tuple[Network, ...] = option(
         "api_allow", "EKBO_API_ALLOW", values.networks, (), "networks that may use the API without a key"
     )
+    api_port: int | None = option(
+        "api_port", "EKBO_API_PORT", values.port, None, "TCP port of the API's own; then the public one hasn't the API"
+    )
+    api_host: str = option("api_host", "EKBO_API_HOST", values.text, "127.0.0.1", "address of that port")
+    api_sock: str = option("api_sock", "EKBO_API_SOCK", values.text, "", "UNIX socket of the API's own, instead")
 
     redis_url: tuple[str, ...] = option(
         "redis.url", "EKBO_REDIS_URL", values.redis_urls, (), "Redis of the cluster; several are shards; empty: none"
@@ -175,6 +188,11 @@ class Options:
     def clustered(self) -> bool:
         """Does the proxy work together with other processes, over Redis?"""
         return bool(self.redis_url or self.redis_sentinels)
+
+    @property
+    def has_api_listener(self) -> bool:
+        """Has the API a listener of its own?"""
+        return self.api_port is not None or bool(self.api_sock)
 
     @property
     def session_header_name(self) -> bytes:

@@ -1,15 +1,14 @@
-"""The uvicorn runner behind `manage.py runproxy`: listening sockets, uvicorn's settings, start and stop."""
+"""The uvicorn runner behind `manage.py runproxy`: the HTTP protocol, uvicorn's settings, start and stop."""
 
+import asyncio
 import logging
-import os
 import signal
 import socket
-import stat
+import ssl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,11 +20,14 @@ from uvicorn.server import ServerState
 from proxy.conf import Options
 from proxy.endpoint import listening_on
 from proxy.garbage import tune_garbage_collector
+from proxy.handlers import API
 from proxy.keepalive import KeepAlive
+from proxy.listeners import BACKLOG, Sockets, places
 from proxy.protocol import header_values
+from proxy.reload import reload
+from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
 
-BACKLOG = 2048
 GRACEFUL_SHUTDOWN = 10  # seconds for close callbacks after SIGTERM
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
@@ -60,6 +62,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _get_upgrade(self) -> bytes | None:
+        if API in self.app_state:  # clients connect at the public listener only
+            return None
         # uvicorn's looks at the last Connection line only, where there may be several (RFC 9110 section 5.3).
         tokens = b",".join(header_values(self.headers, b"connection")).lower().split(b",")
         if b"upgrade" not in map(bytes.strip, tokens):
@@ -102,50 +106,6 @@ def _serving(config: uvicorn.Config, state: ServerState) -> Serving:
     return Serving(config.loaded_app, state, config.ws_max_size, KeepAlive())
 
 
-def listen(options: Options, workers: int = 1) -> list[socket.socket]:
-    """The listening socket of each worker: a UNIX socket, which they share, one address, or all. Raises OSError."""
-    if options.sock:
-        return [_listen_unix(options.sock)] * workers
-    # Made without SO_REUSEPORT, so that it fails if anybody, another proxy too, listens there already. It joins the
-    # others later, and takes their port with it.
-    first = _listen_tcp(options)
-    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, workers > 1)
-    same_port = replace(options, port=first.getsockname()[1])
-    return [first, *(_listen_tcp(same_port, reuse_port=True) for _ in range(workers - 1))]
-
-
-def _listen_tcp(options: Options, reuse_port: bool = False) -> socket.socket:
-    address = options.host, options.port
-    if not options.host and socket.has_dualstack_ipv6():
-        return socket.create_server(
-            address, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True, reuse_port=reuse_port
-        )
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=reuse_port)
-
-
-def _listen_unix(path: str) -> socket.socket:
-    if _is_socket(path):
-        # Left behind by a process that was killed, unless somebody answers on it.
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(path)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _is_socket(path: str) -> bool:
-    return os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)
-
-
 def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
     """uvicorn as the proxy wants it; a test compares the benchmark's bare application with it."""
     return uvicorn.Config(
@@ -163,55 +123,73 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it takes signals and serves."""
+    """Tells the API's listener from the public one, and says where it listens, once it takes signals and serves."""
 
-    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str]) -> None:
         super().__init__(config)
-        self._announcement = announcement
+        self._tls = tls
+        self._announcements = announcements
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        logger.info(self._announcement)
+        await super().startup(sockets=[])
+        assert sockets
+        public, *own = sockets
+        await self._listen(public, self._tls, {})
+        for api in own:
+            await self._listen(api, None, {API: True})
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        for announcement in self._announcements:
+            logger.info(announcement)
+
+    async def _listen(self, listener: socket.socket, tls: ssl.SSLContext | None, mark: dict[str, Any]) -> None:
+        protocol = partial(
+            HttpProtocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state | mark
+        )
+        server = await asyncio.get_running_loop().create_server(
+            protocol,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_LIMIT if tls else None,
+            ssl_shutdown_timeout=SHUTDOWN_LIMIT if tls else None,
+        )
+        self.servers.append(server)
 
 
-def run(application: Any, listener: socket.socket, options: Options) -> None:
+def run(application: Any, sockets: Sockets, options: Options, tls: ssl.SSLContext | None = None) -> None:
     """Serve with this process alone until SIGTERM or SIGINT."""
     tune_garbage_collector()
     exit_on_signals()
-    with socket_file(options):
-        serve(application, listener, options)
+    with socket_files(options):
+        serve(application, sockets, options, tls)
 
 
-def serve(application: Any, listener: socket.socket, options: Options, worker: str = "") -> None:
-    """Serve until a signal; `worker` says in the log who does."""
-    listening_on(listener.getsockname())
-    announcement = f"{worker}listening on {where(options, listener.getsockname())}"
-    _Server(uvicorn_config(application, options), announcement).run([listener])
+def serve(
+    application: Any, sockets: Sockets, options: Options, tls: ssl.SSLContext | None = None, worker: str = ""
+) -> None:
+    """Serve until a signal, the public socket with TLS if there is a context; `worker` says in the log who does."""
+    addresses = [listener.getsockname() for listener in sockets]
+    listening_on(addresses[-1])
+    where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
+    announcements = [f"{worker}listening on {where[0]}", *(f"{worker}API on {api}" for api in where[1:])]
+    _Server(uvicorn_config(application, options), tls, announcements).run(list(sockets))
 
 
 def exit_on_signals() -> None:
-    """Make SIGTERM and SIGINT a good end: uvicorn takes them while it serves, and raises them again afterwards."""
+    """Make SIGTERM and SIGINT a good end: uvicorn takes them while it serves, and raises them again afterwards.
+
+    SIGHUP waits until something is served, and then means to read the configuration anew.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
 
 
 @contextmanager
-def socket_file(options: Options) -> Iterator[None]:
-    """Unlink the UNIX socket, if there is one, at the end of the process that has made it."""
-    process = os.getpid()
-    inode = os.stat(options.sock).st_ino if options.sock else 0
-    try:
+def socket_files(options: Options) -> Iterator[None]:
+    """Unlink the UNIX sockets, if there are any, at the end of the process that has made them."""
+    with ExitStack() as stack:
+        for place in places(options):
+            stack.enter_context(place.socket_file())
         yield
-    finally:
-        # Workers that were forked meanwhile leave it alone, and another proxy may have put its own there since.
-        ours = options.sock and os.getpid() == process
-        if ours and os.path.exists(options.sock) and os.stat(options.sock).st_ino == inode:
-            os.unlink(options.sock)
-
-
-def where(options: Options, address: Any = None) -> str:
-    """In words, where the options say that is listened; `address` is the bound one, of which the port counts."""
-    if options.sock:
-        return options.sock
-    port = address[1] if address else options.port
-    return f"{options.host or 'all addresses'} port {port}"

@@ -8,16 +8,19 @@ import ctypes
 import logging
 import os
 import signal
-import socket
+import ssl
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from proxy import server
 from proxy.conf import Options
 from proxy.garbage import tune_garbage_collector
+from proxy.listeners import Sockets
+from proxy.reload import reload
 from proxy.stats import stats
 
 FIRST_DELAY = 0.1  # seconds until a worker that died soon after its start is replaced; doubles each time
@@ -26,23 +29,23 @@ STEADY = 10.0  # seconds after which a worker's death has nothing to do with its
 STOP_LIMIT = 30.0  # seconds for workers to end before SIGKILL; they allow themselves 10 and 12 (server, lifespan)
 
 _ENDS = {signal.SIGTERM, signal.SIGINT}
-_SIGNALS = _ENDS | {signal.SIGCHLD}
+_SIGNALS = _ENDS | {signal.SIGCHLD, signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger("proxy.workers")
 
 
-def run(application: Any, listeners: Sequence[socket.socket], options: Options) -> None:
-    """Serve with a worker for each listening socket until SIGTERM or SIGINT.
+def run(application: Any, listeners: Sequence[Sockets], options: Options, tls: ssl.SSLContext | None = None) -> None:
+    """Serve with a worker for each of `listeners` until SIGTERM or SIGINT.
 
     The sockets stay open in the supervisor, so that clients of a dead worker wait for the next one in the backlog.
     """
     tune_garbage_collector()
     server.exit_on_signals()
-    with server.socket_file(options):
+    with server.socket_files(options):
         number = Supervisor(listeners).fork()
         if number is not None:
-            server.serve(application, listeners[number], options, f"{_name(number, os.getpid())} ")
+            server.serve(application, listeners[number], options, tls, f"{_name(number, os.getpid())} ")
 
 
 def _name(number: int, pid: int) -> str:
@@ -62,9 +65,9 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps a worker alive for each listening socket."""
+    """Keeps a worker alive for each of `listeners`."""
 
-    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+    def __init__(self, listeners: Sequence[Sockets]) -> None:
         self._listeners = listeners
         self._workers = [_Worker(number) for number in range(len(listeners))]
         stats.share(len(listeners))
@@ -72,7 +75,8 @@ class Supervisor:
     def fork(self) -> int | None:
         """Returns in each worker, with its number from 0; in the supervisor, with None, when all workers have ended.
 
-        SIGINT stays blocked in workers: Ctrl-C in a terminal is sent to them too, but the supervisor ends them.
+        SIGINT stays blocked in workers: Ctrl-C in a terminal is sent to them too, but the supervisor ends them. SIGHUP
+        does until they serve.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         received: int | None = None
@@ -82,6 +86,9 @@ class Supervisor:
                 if not worker.pid and worker.due <= now and self._start(worker):
                     return worker.number
             received = _next_signal(min((worker.due for worker in self._workers if not worker.pid), default=None))
+            if received == signal.SIGHUP:
+                reload()  # for the workers that start later; the others read for themselves
+                self._kill(signal.SIGHUP)
             for worker, end, _ in self._reap():
                 self._start_later(worker, end)
         self._stop()
@@ -104,9 +111,9 @@ class Supervisor:
             sys.exit(1)
         stats.use_slot(worker.number)
         stats.worker = worker.number + 1
-        for listener in set(self._listeners) - {self._listeners[worker.number]}:
+        for listener in set(chain(*self._listeners)) - set(self._listeners[worker.number]):
             listener.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT, signal.SIGHUP})
         return True
 
     def _start_later(self, worker: _Worker, why: str) -> None:
@@ -136,7 +143,7 @@ class Supervisor:
         return {worker.pid: worker for worker in self._workers if worker.pid}
 
     def _stop(self) -> None:
-        for listener in self._listeners:
+        for listener in chain(*self._listeners):
             listener.close()  # or clients would wait in the backlog for nobody
         self._kill(signal.SIGTERM)
         deadline: float | None = time.monotonic() + STOP_LIMIT

@@ -244,7 +244,9 @@ async def client(
     if isinstance(server.address, str):
         settings |= {"unix": True, "path": server.address}
     separator = "&" if "?" in target else "?"
-    uri = f"ws://{server.host}{target}{separator}key={key}"
+    tls = server.tls
+    settings |= {"ssl": tls} if tls else {}
+    uri = f"{'wss' if tls else 'ws'}://{server.host}{target}{separator}key={key}"
     async with connect(uri, additional_headers=list(headers), open_timeout=TIMEOUT, **settings) as connection:
         yield connection
 

@@ -12,10 +12,11 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.backend import Backend
@@ -101,8 +102,25 @@ class Server:
 
     @property
     def api(self) -> Server:
-        """Where the backend pushes to this one's sessions: here, or at another node of its cluster."""
-        return self.peer or self
+        """Where the backend pushes to this one's sessions: here, its own listener, or another node of its cluster."""
+        if self.peer:
+            return self.peer
+        port, sock = self.env.get("EKBO_API_PORT", ""), self.env.get("EKBO_API_SOCK", "")
+        if not (port or sock):
+            return self
+        listener = ("EKBO_API_PORT", "EKBO_API_SOCK", "EKBO_TLS_CERT")
+        env = {name: value for name, value in self.env.items() if name not in listener}
+        return replace(self, port=int(port or self.port), sock=sock, env=env)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What a client needs that trusts this server's certificate; None: it serves without TLS."""
+        certificate = self.env.get("EKBO_TLS_CERT")
+        if not certificate:
+            return None
+        context = ssl.create_default_context(cafile=certificate)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself, whoever has signed it
+        return context
 
     @property
     def address(self) -> Address:
@@ -118,13 +136,13 @@ class Server:
         """A new connection to it."""
         if isinstance(self.address, str):
             return await asyncio.open_unix_connection(self.address, limit=4 * 1024 * 1024)
-        return await asyncio.open_connection(*self.address, limit=4 * 1024 * 1024)
+        return await asyncio.open_connection(*self.address, limit=4 * 1024 * 1024, ssl=self.tls)
 
     async def ready(self) -> None:
         """Wait until /ping answers 200, and in a cluster /ready too."""
         await self._answers(self.ping_path)
         if "EKBO_REDIS_URL" in self.env or "EKBO_REDIS_SENTINELS" in self.env:
-            await self._answers("/ready")
+            await self.api._answers("/ready")
 
     async def _answers(self, path: str) -> None:
         deadline = time.monotonic() + START_LIMIT

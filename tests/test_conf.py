@@ -186,3 +186,18 @@ def test_redis_refused(environ: dict[str, str], where: str) -> None:
     _, problems = conf.load(CONNECT | environ)
     assert [problem.where for problem in problems] == [where]
     assert "hunter2" not in conf.report(problems)
+
+
+def test_keys_from_a_file_are_api_keys(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("of-the-file-0123456\n")
+    options, problems = conf.load(CONNECT | {"EKBO_API_KEYS": "of-the-variable-0", "EKBO_API_KEYS_FILE": str(keys)})
+    assert not problems
+    assert options.api_keys == ("of-the-variable-0", "of-the-file-0123456")
+    options, (problem,) = conf.load(CONNECT | {"EKBO_API_KEYS_FILE": str(tmp_path)})
+    assert (problem.where, problem.found) == ("EKBO_API_KEYS_FILE", repr(str(tmp_path)))
+
+
+def test_two_places_for_the_api_are_a_conflict() -> None:
+    _, (problem,) = conf.load(CONNECT | {"EKBO_API_PORT": "0", "EKBO_API_SOCK": "s"})
+    assert problem.where == "api_port, api_sock"

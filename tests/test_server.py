@@ -1,98 +1,69 @@
-"""The uvicorn runner: what it listens on."""
+"""The uvicorn runner: a listener of the API's own, beside the public one."""
 
-import errno
-import socket
-from contextlib import ExitStack
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
 
-from proxy import server
-from proxy.conf import Options
+from tests.backend import Backend
+from tests.clients import Http, client, handshake_headers, receive, request, send
+from tests.servers import Server, Servers, free_port
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+OK = b'{"result":"OK"}'
+API_PATHS = ("/send", "/close", "/sessions", "/sessions/bob", "/stats", "/ready", "/admin/login/", "/static/", "/x")
 
 
-def test_all_addresses_by_default() -> None:
-    with server.listen(Options(port=0))[0] as listener:
-        port = listener.getsockname()[1]
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
-                continue
-            with socket.socket(family) as client:
-                client.connect((host, port))
+async def started(servers: Servers, tmp_path: Path, place: str, kind: str) -> Server:
+    env = {"EKBO_API_SOCK": str(tmp_path / "api.sock")} if place == "sock" else {"EKBO_API_PORT": str(free_port())}
+    return await servers.start(kind, env | (servers.cluster_env() if kind == "workers" else {}))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_one_address(host: str) -> None:
-    with server.listen(Options(host=host, port=0))[0] as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
+@pytest.mark.parametrize(("kind", "place"), [("uvicorn", "port"), ("uvicorn", "sock"), ("workers", "sock")])
+async def test_each_listener_has_its_own_paths(
+    servers: Servers, backend: Backend, tmp_path: Path, key: str, kind: str, place: str
+) -> None:
+    server = await started(servers, tmp_path, place, kind)
+    api = server.api
+    assert api.address != server.address
+    async with client(server, key) as connection:
+        assert (await send(server, key, b"hello")).body == OK
+        assert await receive(connection) == "hello"
+        for path in API_PATHS:
+            assert (await request(server, "GET", path)).status == 404, path
+        async with Http.open(server) as http:  # POST too, again and again on one connection, and no frame comes
+            for path in ("/send", "/close", "/send"):
+                answer = await http.request("POST", path, [("X-Kuiperbelt-Session", key)], b"stolen")
+                assert (answer.status, answer.body) == (404, b"not found\n")
+        assert (await send(server, key, b"own")).body == OK
+        assert await receive(connection) == "own"
+    (asked,) = backend.seen("/connect", key)
+    expected = str(tmp_path / "api.sock") if place == "sock" else f"127.0.0.1:{api.port}"
+    assert asked.one("X-Kuiperbelt-Endpoint") == expected
+    for each in (server, api):
+        assert (await request(each, "GET", "/ping")).body == OK
+    for path, status in (("/ready", 200), ("/stats", 200), ("/sessions", 200), ("/admin/login/", 200), ("/x", 404)):
+        assert (await request(api, "GET", path)).status == status, path
+    assert (await request(api, "GET", "/connect")).status == 404
+    assert (await request(api, "GET", "/connect", handshake_headers())).status == 404
+    forwarded = [("X-Kuiperbelt-Session", key), ("X-Forwarded-For", "127.0.0.1")]
+    assert (await request(api, "POST", "/send", forwarded, b"x")).status == 403
+    assert await server.stop() == 0
+    assert not (tmp_path / "api.sock").exists()
 
 
-@pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_workers_share_a_port_and_nobody_else_does(host: str) -> None:
-    """Nor with SO_REUSEPORT, which another proxy with workers has."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(each) for each in server.listen(Options(host=host, port=0), 3)]
-        (port,) = {each.getsockname()[1] for each in listeners}
-        for workers in (1, 2):
-            with pytest.raises(OSError, match="in use") as caught:
-                server.listen(Options(host=host, port=port), workers)
-            assert caught.value.errno == errno.EADDRINUSE
-        for _ in range(300):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        assert min(accepted(each) for each in listeners) >= 50
+async def test_both_listeners_are_named_in_the_log(servers: Servers) -> None:
+    port = free_port()
+    server = await servers.start("uvicorn", {"EKBO_API_PORT": str(port)})
+    assert f"API on 127.0.0.1 port {port}\n" in server.output()
+    await server.stop()
 
 
-def accepted(listener: socket.socket) -> int:
-    """How many connections wait for it."""
-    listener.setblocking(False)
-    count = 0
-    while True:
-        try:
-            listener.accept()[0].close()
-        except BlockingIOError:
-            return count
-        count += 1
-
-
-def test_a_single_process_takes_no_port_that_workers_could_join() -> None:
-    with server.listen(Options(host="127.0.0.1", port=0))[0] as listener:
-        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
-
-
-def test_workers_share_one_unix_socket(tmp_path: Path) -> None:
-    options = Options(sock=str(tmp_path / "proxy.sock"))
-    first, second = server.listen(options, 2)
-    assert first is second
-    first.close()
-
-
-def test_a_unix_socket_that_a_dead_process_left_is_replaced(tmp_path: Path) -> None:
-    options = Options(sock=str(tmp_path / "proxy.sock"))
-    server.listen(options)[0].close()
-    with server.listen(options)[0], pytest.raises(OSError, match="in use"):
-        server.listen(options)
-
-
-def test_where_names_a_socket_of_any_length() -> None:
-    assert server.where(Options(sock="s"), "s") == "s"
-    assert server.where(Options(host="::1"), ("::1", 5, 0, 0)) == "::1 port 5"
-
-
-def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
-    file = tmp_path / "proxy.sock"
-    file.write_text("precious")
-    with pytest.raises(OSError, match="in use"):
-        server.listen(Options(sock=str(file)))
-    assert file.read_text() == "precious"
-
-
-def test_the_socket_file_goes_at_the_end_unless_it_is_another_s(tmp_path: Path) -> None:
-    options = Options(sock=str(tmp_path / "proxy.sock"))
-    for others in (False, True):
-        with server.listen(options)[0], server.socket_file(options):
-            if others:
-                (tmp_path / "proxy.sock").unlink()
-                server.listen(options)[0].close()
-        assert (tmp_path / "proxy.sock").exists() is others
-    with server.socket_file(Options(port=0)):
-        pass
+async def test_a_server_that_can_not_tell_listeners_apart_has_no_api(servers: Servers) -> None:
+    server = await servers.start("daphne", {"EKBO_API_PORT": str(free_port())})
+    assert (await request(server, "POST", "/send", [("X-Kuiperbelt-Session", "bob")], b"x")).status == 404
+    assert (await request(server, "GET", "/admin/login/")).status == 404
+    assert "EKBO_API_PORT" in server.output()
+    await server.stop()

@@ -253,7 +253,7 @@ from proxy import workers
 logging.basicConfig(format="%(message)s", force=True)
 listeners = [socket.socket()]
 {prepare}
-if workers.Supervisor(listeners).fork() is not None:
+if workers.Supervisor([(each,) for each in listeners]).fork() is not None:
     {work}
 """
         with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

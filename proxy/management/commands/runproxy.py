@@ -1,12 +1,14 @@
 """`manage.py runproxy`: serve the proxy with uvicorn, on the port or UNIX socket of the configuration."""
 
 import os
+import socket
+import ssl
 from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from proxy import conf, server, workers
+from proxy import conf, listeners, server, tls, workers
 
 MAX_WORKERS = 1024  # more than any machine has use for; a typing error shouldn't fork for ever
 
@@ -23,26 +25,47 @@ class Command(BaseCommand):
             metavar="N",
             help="processes that serve: one per core is best; more than one need Redis (EKBO_REDIS_URL); default 1",
         )
+        parser.add_argument(
+            "--tls-cert", metavar="FILE", help="certificate chain, PEM, as EKBO_TLS_CERT; with --tls-key"
+        )
+        parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM, as EKBO_TLS_KEY")
 
     def handle(self, *args: Any, **options: Any) -> None:
         from kbproject.asgi import application
 
+        conf.override(**{name: options[name] for name in ("tls_cert", "tls_key") if options[name]})
         config = conf.options()
+        context = _tls_context(config)
         count: int = options["workers"]
         if count > 1 and not config.clustered:
             raise CommandError(
                 f"--workers {count}: expected Redis, over which workers reach each other's sessions, found none; "
                 "set EKBO_REDIS_URL, or leave --workers out"
             )
-        try:
-            listeners = server.listen(config, count)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-            raise CommandError(f"can't listen on {server.where(config)}: {reason}") from error
+        sockets = list(zip(*(_listen(place, count) for place in listeners.places(config)), strict=True))
         if count == 1:
-            server.run(application, listeners[0], config)
+            server.run(application, sockets[0], config, context)
         else:
-            workers.run(application, listeners, config)
+            workers.run(application, sockets, config, context)
+
+
+def _tls_context(config: conf.Options) -> ssl.SSLContext | None:
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise CommandError("expected --tls-cert and --tls-key, or none of them, found only one")
+    if not config.tls_cert:
+        return None
+    try:
+        return tls.server_context(config.tls_cert, config.tls_key)
+    except ValueError as error:
+        raise CommandError(f"can't serve TLS: {error}") from error
+
+
+def _listen(place: listeners.Place, count: int) -> list[socket.socket]:
+    try:
+        return place.listen(count)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise CommandError(f"can't listen on {place.in_words()}: {reason}") from error
 
 
 def _worker_count(text: str) -> int:
