@@ -74,6 +74,12 @@ def is_forwarding(name: bytes) -> bool:
     return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
 
 
+@lru_cache(512)
+def tells_origin(name: bytes) -> bool:
+    """Does a header of this lower-case name show that a request came through a proxy?"""
+    return is_forwarding(name) or name == b"via"
+
+
 def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> TextHeaders:
     """proxy_set_header: a value sets the header, an empty one removes it."""
     changed = {name.lower(): (name, value) for name, value in changes}

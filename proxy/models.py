@@ -1,4 +1,4 @@
-"""What the database knows: processes, their sessions, close events that still have to be told, samples for plots.
+"""What the database knows: processes, their sessions, close events that still have to be told, samples, push tokens.
 
 `store` is the only writer of sessions and nodes; admin and commands read. Times are for people: what is due, and who is
 dead, is decided by counts and by clocks that only go forward.
@@ -8,6 +8,7 @@ import uuid
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 
 
 class Node(models.Model):
@@ -113,3 +114,23 @@ class CloseEvent(Session):
     class Meta:
         proxy = True
         default_permissions = ("view", "change")  # change: replay it
+
+
+class Token(models.Model):
+    """A push token that was made; the token itself isn't kept (tokens.py)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255)
+    """Who got it, or what for; may be empty."""
+    prefix = models.CharField(max_length=256)
+    verbs = models.CharField(max_length=64)
+    """Separated by commas."""
+    made_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.verbs} on {self.prefix}*"

@@ -14,7 +14,7 @@ from time import monotonic
 from uuid import UUID, uuid4
 
 import proxy
-from proxy import database, store
+from proxy import database, store, token_records, tokens
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
@@ -125,11 +125,13 @@ class Process:
             version=proxy.__version__,
         )
 
-        def register() -> None:
+        def register() -> list[str]:
             database.migrate_embedded()
+            revoked = token_records.revoked()
             store.register(node)
+            return revoked
 
-        await self._database.run(register, SET_UP_LIMIT)
+        tokens.set_revoked(await self._database.run(register, SET_UP_LIMIT))
         self._beaten = monotonic()
         self.id = node.id
         self._on_begin()
@@ -145,6 +147,7 @@ class Process:
                 self._sampled = began
             if adopted:
                 self._on_events()
+            tokens.set_revoked(await self._database.run(token_records.revoked))
             for dead, heartbeats in self._watch.look(others, monotonic()):
                 await self._sweep(node, dead, heartbeats)
         except DeclaredDead:
@@ -153,6 +156,7 @@ class Process:
         if began - self._pruned >= PRUNE_PERIOD:
             self._pruned = began
             await self._database.run(store.prune)
+            await self._database.run(token_records.prune)
 
     async def _sweep(self, node: UUID, dead: UUID, heartbeats: int) -> None:
         tell = bool(self._options.close_callback)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from proxy import delivery, protocol
-from proxy.access import check_access
+from proxy.access import admit
 from proxy.conf import Options
 from proxy.delivery import Delivery
 from proxy.exceptions import BadRequest, MethodNotAllowed
@@ -14,15 +14,18 @@ Push = Callable[[Sequence[str], bytes, Headers], Coroutine[Any, Any, Delivery]]
 """Takes the session keys, the body and the headers; raises BadRequest before anything is done."""
 
 
-def admitted_keys(scope: Mapping[str, Any], options: Options) -> list[str]:
-    """The sessions that a request names, if whoever sent it may push to them.
+def admitted_keys(scope: Mapping[str, Any], options: Options, push: Push) -> list[str]:
+    """The sessions that a request names, if whoever sent it may do that, `send` or `close`, to them.
 
     `scope` is ASGI's, of which `method`, `headers`, `client` and `server` count. Raises ApiError.
     """
-    check_access(scope, options)
+    grant = admit(scope, options)
     if scope["method"] != "POST":
         raise MethodNotAllowed
-    return protocol.session_keys(scope["headers"], options.session_header_name)
+    keys = protocol.session_keys(scope["headers"], options.session_header_name)
+    if grant:
+        grant.check(_VERBS[push], keys)
+    return keys
 
 
 def send(keys: Sequence[str], body: bytes, headers: Headers) -> Coroutine[Any, Any, Delivery]:
@@ -34,6 +37,9 @@ def close(keys: Sequence[str], body: bytes, headers: Headers) -> Coroutine[Any, 
     """POST {path.close}: a last frame, if there is a body, then Close, for each session."""
     code, reason = protocol.close_code(headers), protocol.close_reason(headers)
     return delivery.close(keys, _frame(body, headers) if body else None, code, reason)
+
+
+_VERBS: dict[Push, str] = {send: "send", close: "close"}
 
 
 def answer(done: Delivery) -> tuple[int, bytes]:

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from django.db import close_old_connections
+from django.db.models.functions import Left
 from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, registry
-from proxy.access import check_access
+from proxy.access import admit
 from proxy.database import DATABASE_ERRORS, Database
 from proxy.exceptions import (
     BadRequest,
@@ -32,6 +33,7 @@ from proxy.exceptions import (
 )
 from proxy.handlers import ProxyRequest
 from proxy.models import Node, Session
+from proxy.tokens import Grant
 
 MAX_KEYS = 10_000
 """Sessions that one request may ask about."""
@@ -50,9 +52,11 @@ _waiting = 0
 
 async def sessions(request: ProxyRequest) -> HttpResponse:
     """POST {path.sessions}: which of the named keys are alive. GET: a page of all live sessions."""
-    await _check(request)
+    grant = await _admit(request)
     if request.method == "POST":
         keys = await _keys(request)
+        if grant:
+            grant.check("list", keys)
         alive = await _ask(lambda: _find(keys))
         # A session that the registry doesn't know yet must not be called gone.
         gone = await _missing([key for key in dict.fromkeys(keys) if key not in alive])
@@ -62,16 +66,21 @@ async def sessions(request: ProxyRequest) -> HttpResponse:
     # Not request.GET, which raises for a query of very many parameters.
     query = dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
     after, size = _cursor(query.get("cursor", "")), _size(query.get("limit", str(PAGE_SIZE)))
-    return await _answer(lambda: _page(after, size))
+    if grant:
+        grant.check("list")
+    prefix = grant.prefix if grant else ""
+    return await _answer(lambda: _page(after, size, prefix))
 
 
 async def session(request: ProxyRequest) -> HttpResponse:
     """GET {path.sessions}/KEY: its connections, one but for duplicate_session: join; 404 if there is none."""
-    await _check(request)
+    grant = await _admit(request)
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("GET")
     key = request.scope["path"].removeprefix(conf.options().sessions_path.rstrip("/") + "/")
     _check_keys([key])
+    if grant:
+        grant.check("list", [key])
     alive = await _ask(lambda: _find([key]))
     if key not in alive and await _missing([key]):
         body = protocol.failures_body([protocol.Failure(key, SessionNotFound.text)], "NG")
@@ -79,12 +88,13 @@ async def session(request: ProxyRequest) -> HttpResponse:
     return await _answer(lambda: {"sessions": alive.get(key) or [_unregistered(key)]})
 
 
-async def _check(request: ProxyRequest) -> None:
+async def _admit(request: ProxyRequest) -> Grant | None:
     options = conf.options()
-    check_access(request.scope, options)
+    grant = admit(request.scope, options)
     if not options.registry:
         raise Unavailable("the registry of sessions is off (EKBO_REGISTRY)")
     await registry.start(request.scope)  # daphne's begins with the first that needs it
+    return grant
 
 
 async def _keys(request: ProxyRequest) -> list[str]:
@@ -223,9 +233,12 @@ def _judgement(keys: Sequence[str], alive: dict[str, list[Entry]], gone: set[str
     return {"alive": entries, "gone": [key for key in distinct if key in gone]}
 
 
-def _page(after: uuid.UUID, size: int) -> dict[str, Any]:
+def _page(after: uuid.UUID, size: int, prefix: str) -> dict[str, Any]:
     """Ordered by connection: whoever is connected all the time is on exactly one page."""
-    entries = _entries(_live().filter(connection__gt=after).order_by("connection")[: size + 1])
+    rows = _live().filter(connection__gt=after)
+    if prefix:  # not key__startswith, which on SQLite doesn't tell capital letters from small ones
+        rows = rows.annotate(start=Left("key", len(prefix))).filter(start=prefix)
+    entries = _entries(rows.order_by("connection")[: size + 1])
     more = len(entries) > size
     cursor = None
     if more:

@@ -29,7 +29,7 @@ async def close(request: ProxyRequest) -> HttpResponse:
 
 async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     options = conf.options()
-    keys = pushes.admitted_keys(request.scope, options)
+    keys = pushes.admitted_keys(request.scope, options, push)
     body = await request.read_body(options.max_body_size)
     status, content = pushes.answer(await push(keys, body, request.scope["headers"]))
     if content is protocol.OK_BODY:

@@ -1,10 +1,14 @@
 """Who may use the API: a table of peers, headers and configurations (faults: Attacks)."""
 
+import time
+from collections.abc import Callable
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
-from proxy.access import check_access
+from proxy import tokens
+from proxy.access import admit, check_access
 from proxy.conf import Options
 from proxy.exceptions import ApiError, Forbidden, Unauthorized
 
@@ -14,10 +18,15 @@ ALLOW = Options(api_allow=(ip_network("10.0.0.0/8"),))
 BOTH = Options(api_keys=KEYS.api_keys, api_allow=ALLOW.api_allow)
 
 
-def ask(options: Options, client: str | None, **headers: str) -> None:
+def ask(options: Options, client: str | None, **headers: str) -> Any:
+    return ask_for(check_access, options, client, headers)
+
+
+def ask_for(check: Callable[..., Any], options: Options, client: str | None, headers: dict[str, str]) -> Any:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     server = ("/run/proxy.sock", None) if client is None else ("127.0.0.1", 9180)
-    check_access({"client": (client, 5) if client is not None else None, "server": server, "headers": raw}, options)
+    scope = {"client": (client, 5) if client is not None else None, "server": server, "headers": raw}
+    return check(scope, options)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +87,23 @@ def test_two_authorization_headers_are_none() -> None:
     header = (b"authorization", b"Bearer first-key-0123456")
     with pytest.raises(Unauthorized):
         check_access({"client": ("127.0.0.1", 5), "headers": [header, header]}, KEYS)
+
+
+@pytest.mark.parametrize("options", [OPEN, KEYS, ALLOW])
+@pytest.mark.parametrize("client", ["127.0.0.1", "8.8.8.8", "10.1.2.3"])
+def test_a_token_counts_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch, options: Options, client: str) -> None:
+    """Also where its sender could do more without it."""
+    monkeypatch.setattr(tokens, "_revoked", frozenset())
+    grant = tokens.Grant("x", "room1.", ("send",), int(time.time()) + 60)
+    for name in ("x_forwarded_for", "x_other"):
+        headers = {"authorization": f"Bearer {tokens.sign(grant)}", name: "1.2.3.4"}
+        assert ask_for(admit, options, client, headers) == grant
+        with pytest.raises(Forbidden, match="expected one of EKBO_API_KEYS, found a token"):
+            ask(options, client, **headers)
+        with pytest.raises(Unauthorized, match="token"):
+            ask(options, client, authorization="Bearer eyJ.eyJ.x")
+
+
+def test_a_key_may_look_like_a_token() -> None:
+    key = "eyJ.a-key-like.a-token"
+    assert ask_for(admit, Options(api_keys=(key,)), "8.8.8.8", {"authorization": f"Bearer {key}"}) is None

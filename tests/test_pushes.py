@@ -23,12 +23,12 @@ BOB = (b"x-kuiperbelt-session", b"bob")
 def test_refused(client: str, method: str, headers: list[tuple[bytes, bytes]], error: type[ApiError]) -> None:
     scope = {"client": (client, 5), "server": ("127.0.0.1", 9180), "method": method, "headers": headers}
     with pytest.raises(error):
-        pushes.admitted_keys(scope, Options())
+        pushes.admitted_keys(scope, Options(), pushes.send)
 
 
 def test_admitted() -> None:
     scope = {"client": ("127.0.0.1", 5), "server": None, "method": "POST", "headers": [BOB, BOB]}
-    assert pushes.admitted_keys(scope, Options()) == ["bob", "bob"]
+    assert pushes.admitted_keys(scope, Options(), pushes.send) == ["bob", "bob"]
 
 
 @pytest.mark.parametrize(
