@@ -7,6 +7,8 @@ from proxy import reload
 HANDSHAKE_LIMIT = 10.0  # seconds for a client's TLS handshake
 SHUTDOWN_LIMIT = 5.0  # seconds for a client to confirm the end of TLS
 
+_ANSWER = ""  # to OpenSSL, for a key with a passphrase: or it would ask the terminal, and wait
+
 
 def server_context(cert: str, key: str) -> ssl.SSLContext:
     """TLS 1.2 or newer, with the certificate chain in `cert` and its private key in `key`, both PEM.
@@ -17,7 +19,7 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
 
     def read_anew() -> None:
         _load(cert, key)  # in a context of its own: a key that doesn't fit would spoil the one in use
-        context.load_cert_chain(cert, key, password="")
+        context.load_cert_chain(cert, key, password=_ANSWER)
 
     reload.on_reload("certificate", read_anew)
     return context
@@ -28,8 +30,7 @@ def _load(cert: str, key: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # The empty password keeps OpenSSL from asking a terminal for one.
-        context.load_cert_chain(cert, key, password="")
+        context.load_cert_chain(cert, key, password=_ANSWER)
     except OSError as error:
         raise ValueError(
             f"expected a certificate chain in {cert} and its private key, without passphrase, in {key}, both PEM; "
