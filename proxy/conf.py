@@ -5,6 +5,7 @@ kbproject/settings.py calls it with the real environment; everyone else reads `o
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -24,7 +25,7 @@ RELOADED = ("api_keys",)
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
 _overrides: dict[str, Any] = {}
-_SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key")
+_SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key", "proxy_set_header")
 
 logger = logging.getLogger("proxy.conf")
 
@@ -137,12 +138,21 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:
-        problems.append(Problem(f"EKBO_CONFIG {name}", "YAML", " ".join(str(error).split())))
+        problems.append(Problem(f"EKBO_CONFIG {name}", "YAML", _what_is_wrong(error)))
     else:
         if isinstance(document, dict) or not document:
             return document or {}
         problems.append(Problem(f"EKBO_CONFIG {name}", "a mapping of options", type(document).__name__))
     return {}
+
+
+def _what_is_wrong(error: yaml.YAMLError) -> str:
+    """Without what stands in the file: that may be a key."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    what = re.sub("'.*'", "something", f"{error.context or ''} {error.problem}".strip())
+    mark = error.problem_mark or error.context_mark
+    return f"{what} in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 
 
 def _expanded(source: str, environ: Mapping[str, str], problems: list[Problem]) -> str:
@@ -166,4 +176,4 @@ def _quote(value: object, where: str) -> str:
     # A report ends up in logs: never a key or a password.
     where = where.lower()
     secret = any(name in where for name in _SECRETS) and not where.endswith("_file")
-    return "a value that isn't shown" if secret else repr(value)
+    return "a value that isn't shown" if secret else re.sub("//.*@", "//…@", repr(value))  # user and password

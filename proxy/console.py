@@ -15,6 +15,7 @@ from django.db import Error
 from django.utils.timezone import now
 
 from proxy import conf
+from proxy.printable import shown
 from proxy.remote import Order, reach
 
 MAX_FAILED_STATUS = 100  # an exit status over 125 would mean something else to shells
@@ -125,13 +126,6 @@ class ConsoleCommand(BaseCommand):
         """End with an exit status that tells how many failed."""
         if failed:
             sys.exit(min(failed, MAX_FAILED_STATUS))
-
-
-def shown(text: str) -> str:
-    """Text of others for a terminal: what isn't printable is escaped, so that it can't move the cursor."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def ago(moment: datetime | None) -> str:

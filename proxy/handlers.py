@@ -108,6 +108,12 @@ class ProxyHandler:
     def _is_served(self, path: str, api: bool) -> bool:
         return path != self._connect_path if api else path in (self._connect_path, self._ping_path)
 
+    def _in_log(self, path: str) -> str:
+        """Neither a session's key nor what anybody makes up."""
+        if path in self._views:
+            return path
+        return f"{self._sessions}KEY" if path.startswith(self._sessions) else "another path"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         view = self._view(scope)
         if view is None:
@@ -128,7 +134,7 @@ class ProxyHandler:
         except asyncio.CancelledError:  # the server ends and this request took too long
             response = HttpResponse(protocol.refusal_body("shutting down"), status=503, content_type=protocol.JSON)
         except Exception:
-            logger.exception("%s %s: unexpected error", scope["method"], scope["path"])
+            logger.exception("%s %s: unexpected error", scope["method"], self._in_log(scope["path"]))
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         content = response.content
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
@@ -137,4 +143,5 @@ class ProxyHandler:
         await send({"type": "http.response.body", "body": content})
         if self._log:
             taken = perf_counter() - started
-            access_logger.info("%s %s %d %.6f", scope["method"], scope["path"], response.status_code, taken)
+            path = self._in_log(scope["path"])
+            access_logger.info("%s %s %d %.6f", scope["method"], path, response.status_code, taken)

@@ -131,6 +131,27 @@ def test_broken_files(tmp_path: Path, text: str, expected: str) -> None:
     assert any(problem.expected.startswith(expected) for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('api_keys:\n- "hunter2-0123456789', "while scanning a quoted scalar found unexpected end of stream in line 2"),
+        ("api_keys: hunter2-0123456789: x", "mapping values are not allowed here in line 1, column 29"),
+        ("api_keys: *hunter2", "found undefined alias something in line 1, column 11"),
+        ("api_keys: !hunter2!x abc", "something"),
+        ("api_keys: hunter2", "a value that isn't shown"),
+        ("secret_key: hunter2", "a value that isn't shown"),
+        ("redis: {url: 'ftp://:hunter2@host'}", "a value that isn't shown"),
+        ("database_url: mysql://user:hunter2@host/db", "a value that isn't shown"),
+        ('proxy_set_header: {Authorization: "Bearer hunter2\\x01"}', "a value that isn't shown"),
+        ("callback: {connect: 'https://hunter2:hunter2@host/'}", "'https://…@host/'"),
+    ],
+)
+def test_a_report_shows_no_secret(tmp_path: Path, text: str, found: str) -> None:
+    _, problems = load_yaml(tmp_path, text)
+    assert any(found in problem.found for problem in problems), problems
+    assert "hunter2" not in conf.report(problems)
+
+
 def test_no_such_file() -> None:
     _, problems = conf.load({"EKBO_CONFIG": "/nowhere/config.yml", **CONNECT})
     assert "No such file" in problems[0].found

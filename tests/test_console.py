@@ -8,26 +8,11 @@ from pathlib import Path
 import pytest
 from django.utils.timezone import now
 
-from proxy.console import ago, in_words, shown
+from proxy.console import ago, in_words
 from tests.operators import Registry, at_terminal, manage
 from tests.servers import free_port
 
 COMMANDS = (("listsessions",), ("closesessions", "--all", "--no-input"), ("sendmessage", "bob", "hello"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain", "plain"),
-        ("snow ☃ and \\", "snow ☃ and \\"),
-        ("\x1b[2J", r"\x1b[2J"),
-        ("a\r\nb\tc\x7f\x9b", r"a\r\nb\tc\x7f\x9b"),
-        ("\u202eabc\u2066", r"\u202eabc\u2066"),
-        ("\ud800\U000e0001", r"\ud800\U000e0001"),
-    ],
-)
-def test_text_of_others(text: str, expected: str) -> None:
-    assert shown(text) == expected
 
 
 def test_ages() -> None:

@@ -12,10 +12,11 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
 from proxy import callbacks, conf, forwarding, protocol
-from proxy.console import ConsoleCommand, shown
+from proxy.console import ConsoleCommand
 from proxy.diagnosis import explain
 from proxy.endpoint import endpoint_for
 from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.printable import shown
 
 TEST = "kuiperbelt-check"
 """What a backend knows these calls by: a parameter of the query, the key when there is none, and the frame."""

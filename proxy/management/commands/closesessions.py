@@ -7,8 +7,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.timezone import now
 
 from proxy import protocol, remote, selection
-from proxy.console import ConsoleCommand, in_words, shown
+from proxy.console import ConsoleCommand, in_words
 from proxy.exceptions import BadRequest, SessionNotFound
+from proxy.printable import shown
 
 
 class Command(ConsoleCommand):

@@ -10,7 +10,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils.timezone import now
 
 from proxy import conf, database, token_records, values
-from proxy.console import ConsoleCommand, shown
+from proxy.console import ConsoleCommand
+from proxy.printable import shown
 from proxy.protocol import is_session_key
 from proxy.tokens import VERBS
 

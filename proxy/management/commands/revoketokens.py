@@ -6,8 +6,9 @@ from uuid import UUID
 from django.core.management.base import CommandParser
 
 from proxy import conf, token_records
-from proxy.console import ConsoleCommand, in_words, shown
+from proxy.console import ConsoleCommand, in_words
 from proxy.nodes import BEATS
+from proxy.printable import shown
 
 
 class Command(ConsoleCommand):
