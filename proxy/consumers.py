@@ -6,7 +6,6 @@ Order of events, and what each answer of the backend leads to: contract, "GET co
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -16,14 +15,14 @@ from proxy import callbacks, delivery, handshake, idle, lifespan, registry
 from proxy.clock import new_connection
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
-from proxy.events import CLOSE, SEND, Event
+from proxy.events import SEND, Event
 from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
 from proxy.outbound import Outbound
 from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame, Message
-from proxy.stats import stats
+from proxy.stats import Stats, stats
 from proxy.transports import LOST, SHUTDOWN, End, read_frame, transport_for
 
 LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the receive callback
@@ -35,6 +34,8 @@ ERROR = End(1011, "error")
 HANDSHAKE = End(1011, "handshake")
 TOO_BIG = End(1009, "error")
 NODE_LOST = End(1012, "node_lost")
+
+_MESSAGES = Stats.counters["total_messages"].place
 
 logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
@@ -166,10 +167,10 @@ class SessionConsumer(AsyncConsumer):
     # Backend -> client: events of the channel layer, called in the sender's turn
 
     def on_event(self, event: Event) -> Outcome:
-        return _HANDLERS[event["type"]](self, event)
+        return self.session_send(event) if event["type"] == SEND else self.session_close(event)
 
     def session_send(self, event: Event) -> Outcome:
-        stats.total_messages += 1
+        stats.slot[_MESSAGES] += 1  # as stats.total_messages, which costs a tenth of the frame
         self.last_active = monotonic()
         return self.outbound.push(event["message"], event["size"], event["timeout"])
 
@@ -237,9 +238,3 @@ class SessionConsumer(AsyncConsumer):
         if self.inbound:
             await self.inbound.end(LAST_FRAMES_LIMIT if end is SHUTDOWN else None)
         await self.entry.closed(end.code, end.reason, tell=not end.by_backend)
-
-
-_HANDLERS: dict[str, Callable[[SessionConsumer, Event], Outcome]] = {
-    SEND: SessionConsumer.session_send,
-    CLOSE: SessionConsumer.session_close,
-}

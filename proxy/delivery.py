@@ -4,6 +4,7 @@ Views (and later the admin and commands) call it, and so do connections. Only th
 a group of the channel layer.
 """
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -16,11 +17,11 @@ from proxy import conf
 from proxy.events import Event, close_event, send_event
 from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
 from proxy.layers import LocalChannelLayer, Receiver
-from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Failure, Frame
 
-_SAFE_KEY = re.compile(r"[0-9A-Za-z\-_.]{1,80}")
+MAX_PLAIN_KEY = 80  # characters, so that the group's name is one that Channels takes
+_SAFE_KEY = re.compile(rf"[0-9A-Za-z\-_.]{{1,{MAX_PLAIN_KEY}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Delivery:
     unreachable: bool = False
     """Nothing is known to be delivered, and what became of some sessions can't be known without Redis: the failures say
     whether it may be delivered all the same."""
+
+
+_ALL = Delivery()
 
 
 def layer() -> LocalChannelLayer:
@@ -54,7 +58,7 @@ async def shut_down() -> None:
 
 def group_name(key: str) -> str:
     """The channel layer's group for a session key. Group names know fewer characters, and less length, than keys."""
-    if _SAFE_KEY.fullmatch(key):
+    if (key.isalnum() and len(key) <= MAX_PLAIN_KEY) or _SAFE_KEY.fullmatch(key):
         return f"session.{key}"
     return f"session-{hashlib.sha256(key.encode()).hexdigest()}"
 
@@ -86,8 +90,8 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
     channel_layer = layer()
     if not channel_layer.started:
         await channel_layer.start()
-    groups = [group_name(key) for key in keys]
     if conf.options().strict_broadcast:
+        groups = [group_name(key) for key in keys]
         try:
             missing = await channel_layer.missing(groups)
         except (ClusterUnreachable, ClusterLost):
@@ -96,23 +100,26 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
             gone = [key for key, group in zip(keys, groups, strict=True) if group in missing]
             return Delivery([Failure(key, SessionNotFound.text) for key in gone], refused=True)
     # First everything that can be done at once, so that no session waits for another one's blocked socket.
-    outcomes: list[Outcome | DeliveryError] = []
-    for group in groups:
+    errors: dict[int, DeliveryError] = {}
+    waiting: list[tuple[int, asyncio.Future[None]]] = []
+    for position, key in enumerate(keys):
+        group = group_name(key)
         if channel_layer.must_wait(group):
             await channel_layer.room()
         try:
-            outcomes.append(channel_layer.request(group, event))
-        except DeliveryError as error:
-            outcomes.append(error)
-    errors: dict[int, DeliveryError] = {}
-    for position, outcome in enumerate(outcomes):
-        try:
-            if isinstance(outcome, DeliveryError):
-                raise outcome
-            if outcome is not None:
-                await outcome
+            outcome = channel_layer.request(group, event)
         except DeliveryError as error:
             errors[position] = error
+        else:
+            if outcome is not None:
+                waiting.append((position, outcome))
+    for position, outcome in waiting:
+        try:
+            await outcome
+        except DeliveryError as error:
+            errors[position] = error
+    if not errors:
+        return _ALL
     unknown = any(isinstance(error, ClusterUnreachable | ClusterLost) for error in errors.values())
-    failures = [Failure(keys[position], error.text) for position, error in errors.items()]
+    failures = [Failure(keys[position], errors[position].text) for position in sorted(errors)]
     return Delivery(failures, unreachable=unknown and len(errors) == len(keys))

@@ -107,6 +107,9 @@ class Options:
     idle_timeout: float = option(
         "idle_timeout", "EKBO_IDLE_TIMEOUT", values.duration, 0.0, "close a session without frames; 0: off"
     )
+    push_lane: bool = option(
+        "push_lane", "EKBO_PUSH_LANE", values.boolean, True, "take /send and /close before Django does (runproxy)"
+    )
     suppress_access_log: bool = option(
         "suppress_access_log", "EKBO_SUPPRESS_ACCESS_LOG", values.boolean, False, "no log line per request and session"
     )

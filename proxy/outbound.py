@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy.conf import Options
-from proxy.eager import start
 from proxy.exceptions import SendTimeout, SessionClosed
 from proxy.protocol import Message
 from proxy.stats import stats
@@ -127,7 +126,7 @@ class Outbound:
             self._backlog.queue.append((message, size))
             return
         try:
-            rest = start(self._transport.send(message))
+            rest = self._transport.send_now(message)
         except OSError:
             # The socket is gone; the server will tell the consumer, which ends the session.
             self._closed = True

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.exceptions import BadRequest, SessionHeaderMissing
 
@@ -23,6 +23,8 @@ MAX_KEYS = 1000
 KEY_PATTERN = re.compile(r"[!-+\--~]{1,256}")
 """A session key: 1-256 visible ASCII characters without comma (contract: GET connect)."""
 
+_ONE_KEY = re.compile(KEY_PATTERN.pattern.encode())
+
 BINARY_TYPE = "application/octet-stream"
 MAX_CLOSE_REASON = 123  # bytes, RFC 6455 section 5.5
 
@@ -30,8 +32,7 @@ JSON = "application/json; charset=utf-8"
 OK_BODY = b'{"result":"OK"}'
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One message for or from a client: text is `str`, binary is `bytes`."""
 
     payload: str | bytes
@@ -49,7 +50,7 @@ class Frame:
 
     def message(self) -> Message:
         """The ASGI message that sends this frame; one for all sessions that get it."""
-        return {"type": "websocket.send", "bytes" if self.binary else "text": self.payload}
+        return {"type": "websocket.send", "bytes" if isinstance(self.payload, bytes) else "text": self.payload}
 
     def encode(self) -> bytes:
         return self.payload if isinstance(self.payload, bytes) else self.payload.encode()
@@ -78,14 +79,18 @@ def header_values(headers: Headers, name: bytes) -> list[bytes]:
     return [value for header, value in headers if header == name]
 
 
-def session_keys(headers: Headers, name: bytes) -> list[str]:
-    """The session keys that a request names, in order, repeated where they are repeated.
+def session_keys(values: Iterable[bytes]) -> list[str]:
+    """The session keys that a request names in its session headers' values, in order, repeated where they are repeated.
 
     Raises SessionHeaderMissing, or BadRequest for a malformed key or more than MAX_KEYS.
     """
     keys: list[str] = []
-    for value in header_values(headers, name):
-        if value.isascii():
+    checked = True
+    for value in values:
+        if _ONE_KEY.fullmatch(value):  # nearly always
+            keys.append(value.decode())
+        elif value.isascii():
+            checked = False
             keys += [key for part in value.decode().split(",") if (key := part.strip(" \t"))]
         else:
             raise BadRequest("session key is malformed: expected visible ASCII characters, found others")
@@ -93,6 +98,8 @@ def session_keys(headers: Headers, name: bytes) -> list[str]:
             raise BadRequest(f"too many session keys: expected at most {MAX_KEYS}")
     if not keys:
         raise SessionHeaderMissing
+    if checked:
+        return keys
     for position, key in enumerate(keys, 1):
         if not is_session_key(key):
             raise BadRequest(
@@ -104,7 +111,8 @@ def session_keys(headers: Headers, name: bytes) -> list[str]:
 
 def is_binary(content_type: str) -> bool:
     """Does this Content-Type ask for a binary frame? Case and parameters don't count."""
-    return content_type.partition(";")[0].strip().lower() == BINARY_TYPE
+    # Nearly all are shorter.
+    return len(content_type) >= len(BINARY_TYPE) and content_type.partition(";")[0].strip().lower() == BINARY_TYPE
 
 
 def make_frame(body: bytes, content_type: str) -> Frame:

@@ -4,39 +4,68 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from proxy import delivery, protocol
-from proxy.access import admit
+from proxy.access import admit_peer
 from proxy.conf import Options
 from proxy.delivery import Delivery
 from proxy.exceptions import BadRequest, MethodNotAllowed
+from proxy.forwarding import tells_origin
 from proxy.protocol import Frame, Headers
 
-Push = Callable[[Sequence[str], bytes, Headers], Coroutine[Any, Any, Delivery]]
-"""Takes the session keys, the body and the headers; raises BadRequest before anything is done."""
+
+class Head:
+    """What counts of a push's headers, found in one pass."""
+
+    __slots__ = ("authorizations", "content_type", "forwarded", "framing", "headers", "session_values")
+
+    def __init__(self, headers: Headers, session_header: bytes) -> None:
+        self.headers = headers
+        self.session_values: list[bytes] = []
+        self.authorizations: list[bytes] = []
+        self.framing: list[bytes] = []
+        """The values of all headers that say how the body comes, and what comes after it."""
+        self.content_type = b""
+        self.forwarded = False
+        for name, value in headers:
+            if name == session_header:
+                self.session_values.append(value)
+            elif name in _FRAMING:
+                self.framing.append(value)
+            elif name == b"content-type":
+                self.content_type = self.content_type or value
+            elif name == b"authorization":
+                self.authorizations.append(value)
+            elif tells_origin(name):
+                self.forwarded = True
+
+    def admitted_keys(self, scope: Mapping[str, Any], options: Options, push: "Push") -> list[str]:
+        """The sessions that the request names, if whoever sent it may do that, `send` or `close`, to them.
+
+        `scope` is ASGI's, of which `method`, `client` and `server` count. Raises ApiError.
+        """
+        grant = admit_peer(scope, self.forwarded, self.authorizations, options)
+        if scope["method"] != "POST":
+            raise MethodNotAllowed
+        keys = protocol.session_keys(self.session_values)
+        if grant:
+            grant.check(_VERBS[push], keys)
+        return keys
 
 
-def admitted_keys(scope: Mapping[str, Any], options: Options, push: Push) -> list[str]:
-    """The sessions that a request names, if whoever sent it may do that, `send` or `close`, to them.
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
 
-    `scope` is ASGI's, of which `method`, `headers`, `client` and `server` count. Raises ApiError.
-    """
-    grant = admit(scope, options)
-    if scope["method"] != "POST":
-        raise MethodNotAllowed
-    keys = protocol.session_keys(scope["headers"], options.session_header_name)
-    if grant:
-        grant.check(_VERBS[push], keys)
-    return keys
+Push = Callable[[Sequence[str], bytes, Head], Coroutine[Any, Any, Delivery]]
+"""Takes the session keys, the body and the head; raises BadRequest before anything is done."""
 
 
-def send(keys: Sequence[str], body: bytes, headers: Headers) -> Coroutine[Any, Any, Delivery]:
+def send(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
     """POST {path.send}: a frame for each session."""
-    return delivery.send(keys, _frame(body, headers))
+    return delivery.send(keys, _frame(body, head))
 
 
-def close(keys: Sequence[str], body: bytes, headers: Headers) -> Coroutine[Any, Any, Delivery]:
+def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
     """POST {path.close}: a last frame, if there is a body, then Close, for each session."""
-    code, reason = protocol.close_code(headers), protocol.close_reason(headers)
-    return delivery.close(keys, _frame(body, headers) if body else None, code, reason)
+    code, reason = protocol.close_code(head.headers), protocol.close_reason(head.headers)
+    return delivery.close(keys, _frame(body, head) if body else None, code, reason)
 
 
 _VERBS: dict[Push, str] = {send: "send", close: "close"}
@@ -50,10 +79,9 @@ def answer(done: Delivery) -> tuple[int, bytes]:
     return status, protocol.failures_body(done.failures, result)
 
 
-def _frame(body: bytes, headers: Headers) -> Frame:
-    content_type = next((value for name, value in headers if name == b"content-type"), b"")
+def _frame(body: bytes, head: Head) -> Frame:
     try:
-        return protocol.make_frame(body, content_type.decode("latin-1"))
+        return protocol.make_frame(body, head.content_type.decode("latin-1"))
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"text body: expected UTF-8, found other bytes at {error.start}; "

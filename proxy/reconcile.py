@@ -102,7 +102,7 @@ async def _keys(request: ProxyRequest) -> list[str]:
     options = conf.options()
     body = await request.read_body(max(MAX_BODY_SIZE, options.max_body_size))
     if not body:
-        return protocol.session_keys(request.scope["headers"], options.session_header_name)
+        return protocol.session_keys(protocol.header_values(request.scope["headers"], options.session_header_name))
     try:
         keys = json.loads(body)
     except (ValueError, RecursionError) as error:

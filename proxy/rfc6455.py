@@ -1,4 +1,4 @@
-"""The pure rules of the WebSocket protocol that the server needs itself: its handshake, and the head of its frames.
+"""The pure rules of the WebSocket protocol that the server needs itself: its handshake, its frames, its messages.
 
 Reading frames, and what is wrong with them, is left to the websockets library. Used by websocket.py.
 """
@@ -8,8 +8,10 @@ import binascii
 import hashlib
 from http import HTTPStatus
 
+from websockets.frames import Frame, Opcode
+
 from proxy.exceptions import ConnectRefused
-from proxy.protocol import Headers, header_values
+from proxy.protocol import Headers, Message, header_values
 
 TEXT, BINARY = 0x81, 0x82
 """First byte of an unfragmented data frame (RFC 6455 section 5.2)."""
@@ -49,6 +51,19 @@ def subprotocols(headers: Headers) -> list[str]:
     return [name for value in values for part in value.decode("latin-1").split(",") if (name := part.strip())]
 
 
+_last: tuple[Message, bytes] = ({}, b"")
+
+
+def frame(message: Message) -> bytes:
+    """The frame that a websocket.send message makes. It is encoded once for all sessions that get the same message."""
+    global _last
+    if message is not _last[0]:
+        text = message.get("text")
+        first, payload = (BINARY, message["bytes"]) if text is None else (TEXT, text.encode())
+        _last = message, frame_head(first, len(payload)) + payload
+    return _last[1]
+
+
 def frame_head(first: int, size: int) -> bytes:
     """What stands before the payload of a frame from a server, which isn't masked (RFC 6455 section 5.2)."""
     if size < 126:
@@ -56,6 +71,28 @@ def frame_head(first: int, size: int) -> bytes:
     if size < 65536:
         return bytes((first, 126)) + size.to_bytes(2, "big")
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+class Fragments:
+    """Puts a client's messages together from their frames (RFC 6455 section 5.4), whose order the library checks."""
+
+    __slots__ = ("_is_text", "_parts")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._is_text = False
+
+    def add(self, frame: Frame) -> Message | None:
+        """The message, as `text` or `bytes`, that ends with this data frame; raises UnicodeDecodeError."""
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        if frame.data:  # empty fragments would cost memory that no limit counts
+            self._parts.append(bytes(frame.data))
+        if not frame.fin:
+            return None
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return {"text": data.decode()} if self._is_text else {"bytes": data}
 
 
 def http_head(status: int, headers: Headers) -> bytes:

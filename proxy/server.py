@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.conf import Options
@@ -24,6 +24,7 @@ from proxy.handlers import API
 from proxy.keepalive import KeepAlive
 from proxy.listeners import BACKLOG, Sockets, places
 from proxy.protocol import header_values
+from proxy.push_lane import PushLane
 from proxy.reload import reload
 from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
@@ -34,8 +35,8 @@ MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 
 logger = logging.getLogger("proxy.server")
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with a limit on headers, which httptools hasn't, and our own WebSocket side."""
+class HttpProtocol(PushLane):
+    """uvicorn's HTTP protocol, the push lane, a limit on headers, which httptools lacks, and our WebSocket side."""
 
     _running: RequestResponseCycle | None = None
     _reading_head = True

@@ -22,14 +22,14 @@ class Counter:
         self.gauge = gauge
 
     def __set_name__(self, owner: "type[Stats]", name: str) -> None:
-        self._place = len(owner.counters)
+        self.place = len(owner.counters)
         owner.counters[name] = self
 
     def __get__(self, stats: "Stats", owner: "type[Stats]") -> int:
-        return stats.slot[self._place]
+        return stats.slot[self.place]
 
     def __set__(self, stats: "Stats", value: int) -> None:
-        stats.slot[self._place] = value
+        stats.slot[self.place] = value
 
 
 class Stats:

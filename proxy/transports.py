@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from proxy import lifespan
+from proxy.eager import start
 from proxy.protocol import Frame, Message
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
@@ -53,6 +54,10 @@ class Transport:
 
     def __init__(self, send: Any) -> None:
         self.send: Any = send
+
+    def send_now(self, message: Message) -> Awaitable[None] | None:
+        """Send in this turn if the socket isn't blocked, else return what is left to be awaited. Raises OSError."""
+        return start(self.send(message))
 
     def on_session(self) -> None:
         """Called in the session's task when the backend has accepted it."""
@@ -97,6 +102,9 @@ class OwnTransport(Transport):
     def __init__(self, send: Any) -> None:
         super().__init__(send)
         self._protocol = send.__self__
+
+    def send_now(self, message: Message) -> Awaitable[None] | None:
+        return None if self._protocol.write_now(message) else super().send_now(message)
 
     def is_gone(self) -> bool:
         return bool(self._protocol.ended)

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, pushes, registry
 from proxy.handlers import ProxyRequest
-from proxy.pushes import Push
+from proxy.pushes import Head, Push
 from proxy.stats import stats
 
 # The answer of nearly every request; nothing changes a response after its view.
@@ -29,9 +29,10 @@ async def close(request: ProxyRequest) -> HttpResponse:
 
 async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     options = conf.options()
-    keys = pushes.admitted_keys(request.scope, options, push)
+    head = Head(request.scope["headers"], options.session_header_name)
+    keys = head.admitted_keys(request.scope, options, push)
     body = await request.read_body(options.max_body_size)
-    status, content = pushes.answer(await push(keys, body, request.scope["headers"]))
+    status, content = pushes.answer(await push(keys, body, head))
     if content is protocol.OK_BODY:
         return _OK
     return HttpResponse(content, status=status, content_type=protocol.JSON)

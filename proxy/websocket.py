@@ -51,8 +51,7 @@ class WebSocketProtocol(FlowControlled):
         self._early = b""
         self._events: deque[Message] = deque()
         self._event_added: asyncio.Future[None] | None = None
-        self._message: list[bytes] = []  # fragments of an unfinished message
-        self._is_text = False
+        self._fragments = rfc6455.Fragments()
         self.ended = False  # nothing can be written any more
         self._heard = True  # something came in since the last ping
         self._slot: set[Pinged] = set()
@@ -125,18 +124,23 @@ class WebSocketProtocol(FlowControlled):
         self.read_or_pause()
         return event
 
+    def write_now(self, message: Message) -> bool:
+        """Write a websocket.send message in this turn; False if it is another one or has to wait."""
+        if self.blocked or self.ended or not self._frames or message["type"] != "websocket.send":
+            return False
+        self.transport.write(rfc6455.frame(message))
+        return True
+
     async def send(self, message: Message) -> None:
         """ASGI's send; waits while the socket is blocked, raises ConnectionGone when it is gone."""
         if self.blocked:
             await self.blocked.wait()
         if self.ended:
             raise ConnectionGone
+        if self.write_now(message):
+            return
         kind = message["type"]
-        if kind == "websocket.send" and self._frames:
-            text = message.get("text")
-            first, payload = (rfc6455.BINARY, message["bytes"]) if text is None else (rfc6455.TEXT, text.encode())
-            self.transport.write(rfc6455.frame_head(first, len(payload)) + payload)
-        elif kind == "websocket.accept":
+        if kind == "websocket.accept":
             self._accept(message)
         elif kind == "websocket.close" and self._frames:
             self._send_close(message.get("code", 1000), message.get("reason") or "")
@@ -196,20 +200,12 @@ class WebSocketProtocol(FlowControlled):
             self._add_event({"type": "websocket.ping"})  # not ASGI's: it extends the idle time-out
         if frame.opcode in (Opcode.PONG, Opcode.PING, Opcode.CLOSE):
             return True
-        if frame.opcode is not Opcode.CONT:
-            self._is_text = frame.opcode is Opcode.TEXT
-        if frame.data:  # empty fragments would cost memory that no limit counts
-            self._message.append(bytes(frame.data))
-        if not frame.fin:
-            return True
-        data = b"".join(self._message)
-        self._message.clear()
         try:
-            content = {"text": data.decode()} if self._is_text else {"bytes": data}
+            if content := self._fragments.add(frame):
+                self._add_event({"type": "websocket.receive", **content})
         except UnicodeDecodeError:
             frames.fail(1007, "invalid UTF-8")
             return False
-        self._add_event({"type": "websocket.receive", **content})
         return True
 
     def _on_closing(self, frames: Protocol) -> None:

@@ -10,8 +10,6 @@ from proxy import protocol
 from proxy.exceptions import BadRequest, SessionHeaderMissing
 from proxy.protocol import Failure, Frame
 
-NAME = b"x-kuiperbelt-session"
-
 
 @pytest.mark.parametrize(
     ("values", "keys"),
@@ -27,8 +25,7 @@ NAME = b"x-kuiperbelt-session"
     ],
 )
 def test_session_keys(values: list[bytes], keys: list[str]) -> None:
-    headers = [(b"host", b"a"), *((NAME, value) for value in values)]
-    assert protocol.session_keys(headers, NAME) == keys
+    assert protocol.session_keys(values) == keys
 
 
 @pytest.mark.parametrize(
@@ -48,17 +45,17 @@ def test_session_keys(values: list[bytes], keys: list[str]) -> None:
 )
 def test_session_keys_refused(values: list[bytes], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        protocol.session_keys([(NAME, value) for value in values], NAME)
+        protocol.session_keys(values)
 
 
 def test_a_thousand_keys_pass() -> None:
-    assert len(protocol.session_keys([(NAME, b",".join([b"k"] * 1000))], NAME)) == 1000
+    assert len(protocol.session_keys([b",".join([b"k"] * 1000)])) == 1000
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))
 def test_session_keys_are_keys_whatever_comes(values: list[bytes]) -> None:
     try:
-        keys = protocol.session_keys([(NAME, value) for value in values], NAME)
+        keys = protocol.session_keys(values)
     except (BadRequest, SessionHeaderMissing):
         return
     assert keys

@@ -1,10 +1,12 @@
 """The handshake's rules and the heads of frames (RFC 6455 sections 1.3, 4.2, 5.2)."""
 
 import base64
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
 
 from proxy import rfc6455
 from proxy.exceptions import ConnectRefused
@@ -73,3 +75,32 @@ def test_frame_heads(size: int, head: bytes) -> None:
 def test_http_head() -> None:
     assert rfc6455.http_head(404, [(b"a", b"b")]) == b"HTTP/1.1 404 Not Found\r\na: b\r\n\r\n"
     assert rfc6455.http_head(599, []) == b"HTTP/1.1 599 \r\n\r\n"
+
+
+def test_a_message_is_encoded_once_for_many_sessions() -> None:
+    text = {"type": "websocket.send", "text": "h\u00e9"}
+    frame = rfc6455.frame(text)
+    assert frame == b"\x81\x03h\xc3\xa9"
+    assert rfc6455.frame(text) is frame
+    assert rfc6455.frame({"type": "websocket.send", "text": None, "bytes": b"\xff"}) == b"\x82\x01\xff"
+    assert rfc6455.frame(dict(text)) == frame
+
+
+@given(st.text(), st.booleans(), st.lists(st.integers(0, 50), max_size=5))
+def test_fragments_become_the_message(text: str, binary: bool, cuts: list[int]) -> None:
+    data = text.encode()
+    parts = [data[start:end] for start, end in pairwise([0, *sorted(cuts), len(data)])]
+    fragments = rfc6455.Fragments()
+    for _ in range(2):  # the first leaves nothing behind for the second
+        for number, part in enumerate(parts, 1):
+            opcode = Opcode.CONT if number > 1 else Opcode.BINARY if binary else Opcode.TEXT
+            done = fragments.add(Frame(opcode, part, fin=number == len(parts)))
+            assert (done is None) == (number < len(parts))
+        assert done == ({"bytes": data} if binary else {"text": text})
+
+
+def test_text_of_fragments_that_is_not_utf_8() -> None:
+    fragments = rfc6455.Fragments()
+    assert fragments.add(Frame(Opcode.TEXT, b"\xc3", fin=False)) is None
+    with pytest.raises(UnicodeDecodeError):
+        fragments.add(Frame(Opcode.CONT, b"\xc3"))

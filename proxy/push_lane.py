@@ -1,0 +1,208 @@
+"""The push lane: POST /send and /close taken in uvicorn's HTTP protocol, before there is a scope, a cycle or a task.
+
+It takes the plain case only: a request with Content-Length on a connection that has nothing else to do, which is
+admitted and well-formed. It hands everything else on, to the Django view, which does the same and says what is wrong;
+so what it answers itself are deliveries, byte for byte as the view does (design: Measured before building).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from proxy import conf, protocol, pushes, rfc6455
+from proxy.conf import Options
+from proxy.delivery import Delivery
+from proxy.eager import start
+from proxy.exceptions import ApiError
+from proxy.handlers import API
+from proxy.protocol import Headers
+from proxy.pushes import Head, Push
+
+logger = logging.getLogger("proxy.api")
+access_logger = logging.getLogger("proxy.access")
+
+
+class Lane:
+    """What the connections of a listener share; `served`: the API is, there."""
+
+    def __init__(self, options: Options, served: bool) -> None:
+        self.session_header = options.session_header_name
+        self.log = not options.suppress_access_log
+        self.pushes: dict[bytes, Push] = {}
+        """By the request's target; empty: the lane is off."""
+        if options.push_lane and served:
+            self.pushes = {options.send_path.encode(): pushes.send, options.close_path.encode(): pushes.close}
+        self._defaults: Headers | None = None
+        self._ok = b""
+
+    def response(self, status: int, body: bytes, defaults: Headers, *extra: tuple[bytes, bytes]) -> bytes:
+        """A whole answer; `defaults` are uvicorn's own headers, a new list each second."""
+        if body is protocol.OK_BODY and defaults is self._defaults and not extra:
+            return self._ok
+        size = (b"content-length", b"%d" % len(body))
+        whole = rfc6455.http_head(status, [*defaults, (b"content-type", protocol.JSON.encode()), size, *extra]) + body
+        if body is protocol.OK_BODY and not extra:
+            self._defaults, self._ok = defaults, whole
+        return whole
+
+
+@cache
+def lane(own_listener: bool) -> Lane:
+    """That of the API's own listener, or of the public one."""
+    options = conf.options()
+    return Lane(options, own_listener or not options.has_api_listener)
+
+
+class Pending:
+    """A request that waits for what becomes of it, in the place where uvicorn keeps its own while they run."""
+
+    message_event = asyncio.Event()  # uvicorn sets it for who waits for the body; nobody does here
+    response_complete = False
+    disconnected = False
+    keep_alive = True
+
+    def __init__(self, url: bytes, started: float) -> None:
+        self.url = url
+        self.started = started
+
+
+class PushLane(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the lane in front of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lane = lane(API in self.app_state)
+        # The push whose body is coming in, if there is one.
+        self._push: Push | None = None
+        self._head: Head
+        self._keys: list[str]
+        self._body = b""
+        self._started = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._peer = {"method": "POST", "client": self.client, "server": self.server}
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        # The rest of what uvicorn does here is done when it turns out that it is needed.
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        push = self._lane.pushes.get(self.url)
+        if push is None or not self._is_plain(push):
+            self._hand_on()
+            return
+        self._push = push
+        self._body = b""
+        self._started = perf_counter()
+
+    def _is_plain(self, push: Push) -> bool:
+        """Is this the plain case, whose body is awaited?"""
+        cycle, parser, options = self.cycle, self.parser, conf.options()
+        if self.flow.write_paused or (cycle and not cycle.response_complete) or parser.get_method() != b"POST":
+            return False
+        if not parser.should_keep_alive():
+            return False
+        self._head = head = Head(self.headers, self._lane.session_header)
+        if len(head.framing) != 1 or not (size := head.framing[0]).isdigit() or len(size) > 9:
+            return False
+        if int(size) > options.max_body_size or parser.get_http_version() != "1.1":
+            return False
+        try:
+            self._keys = head.admitted_keys(self._peer, options, push)
+        except ApiError:
+            return False
+        return True
+
+    def _hand_on(self, body: bytes | None = None) -> None:
+        """Let uvicorn have the request, and its body if that is all there."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for header in headers:
+            super().on_header(*header)
+        super().on_headers_complete()
+        if body is not None:
+            super().on_body(body)
+            super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._push:
+            self._body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        push, self._push = self._push, None
+        if push is None:
+            super().on_message_complete()
+            return
+        try:
+            done = start(push(self._keys, self._body, self._head))
+        except ApiError:  # nothing is done yet, and the view says why
+            self._hand_on(self._body)
+        except Exception:
+            self._failed()
+        else:
+            if isinstance(done, Delivery):
+                self._answer(*pushes.answer(done))
+            else:
+                self._wait(done)
+
+    # What can't be finished on the spot. Until it is, uvicorn queues further requests.
+
+    def _wait(self, rest: Awaitable[Delivery]) -> None:
+        pending: Any = Pending(self.url, self._started)
+        self.cycle = pending
+        task = self.loop.create_task(self._finish(pending, rest))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _finish(self, pending: Pending, rest: Awaitable[Delivery]) -> None:
+        try:
+            status, body = pushes.answer(await rest)
+        except asyncio.CancelledError:  # the server ends and this took too long
+            status, body = 503, protocol.refusal_body("shutting down")
+        except Exception:
+            self._failed(pending)
+            return
+        self._answer(status, body, pending)
+
+    # The answer
+
+    def _failed(self, pending: Pending | None = None) -> None:
+        logger.exception("POST %s: unexpected error", (pending.url if pending else self.url).decode())
+        self._answer(500, b'{"result":"NG"}', pending)
+
+    def _answer(self, status: int, body: bytes, pending: Pending | None = None) -> None:
+        extra: Headers = ()
+        if pending:
+            pending.response_complete = True
+            extra = () if pending.keep_alive else ((b"connection", b"close"),)
+        if not pending or not pending.disconnected:
+            self.transport.write(self._lane.response(status, body, self.server_state.default_headers, *extra))
+        if self._lane.log:
+            url, started = (pending.url, pending.started) if pending else (self.url, self._started)
+            access_logger.info("POST %s %d %.6f", url.decode(), status, perf_counter() - started)
+        if extra:
+            self.transport.close()
+        self.on_response_complete()
+
+    def shutdown(self) -> None:
+        """uvicorn ends: what has begun to come in is still answered."""
+        if self._push:
+            self._push = None
+            self._hand_on()
+            super().on_body(self._body)
+        super().shutdown()

@@ -1,0 +1,318 @@
+"""The push lane beside the Django view: the same bytes in, the same bytes out, and the same frames to the sessions.
+
+The contract's rows run through both as well: on uvicorn through the lane, on daphne through the view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.backend import Backend
+from tests.clients import Http, RawWebSocket, close, request
+from tests.redis_servers import eventually
+from tests.servers import Server, Servers, free_port
+from tests.vectors_api import OK
+
+DATE = re.compile(rb"\r\ndate: [^\r]+")
+LIMIT = 1000  # bytes of a body
+PING = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+"""After it the server hangs up, so that all answers are there."""
+
+Result = TypeVar("Result")
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+
+class Pair:
+    """A server with the lane and one without, in a loop of their own, for hypothesis' examples."""
+
+    def __init__(self, logs: Path) -> None:
+        # Made by a factory, a runner leaves the loop of the other tests alone.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.backend = Backend()
+        self.servers = Servers(self.backend, logs, "")
+        self.numbers = itertools.count(10_000)
+        self.lane: Server
+        self.view: Server
+
+    def do(self, what: Awaitable[Result]) -> Result:
+        async def wait() -> Result:
+            return await what
+
+        return self._runner.run(wait())
+
+    async def start(self) -> None:
+        await self.backend.start()
+        env = {"EKBO_MAX_BODY_SIZE": str(LIMIT), "EKBO_STRICT_BROADCAST_MODE_SWITCH": "true"}
+        self.lane, self.view = await asyncio.gather(
+            *(self.servers.start("uvicorn", env | {"EKBO_PUSH_LANE": on}) for on in ("true", "false"))
+        )
+
+    def stop(self) -> None:
+        self.do(self.servers.stop())
+        self.do(self.backend.stop())
+        self._runner.close()
+        assert not self.servers.complaints()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    pair.do(pair.start())
+    yield pair
+    pair.stop()
+
+
+# Random requests. {a} and {b} stand for sessions of the example.
+
+session = st.sampled_from([["{a}"], ["{a}"], ["{b}"], ["{a}", "{b}"], ["{a},{b}"], ["{a},{a}"], [], ["x y"], ["gone"]])
+target = st.sampled_from(
+    ["/send", "/send", "/send", "/close", "/send?a=b", "/se%6ed", "//send", "/ping", "/nowhere", "http://x/send", "*"]
+)
+method = st.sampled_from(["POST", "POST", "POST", "POST", "GET", "PUT", "HEAD", "OPTIONS"])
+body = st.one_of(
+    st.just(b"hello"), st.text(max_size=9).map(str.encode), st.binary(max_size=9), st.just(b"y" * (LIMIT + 1))
+)
+more = st.sampled_from(
+    [
+        "Content-Type: application/octet-stream",
+        "content-type: text/plain; charset=utf-8",
+        "Content-Type: Application/Octet-Stream ; a=b",
+        "X-Kuiperbelt-Close-Code: 4100",
+        "X-Kuiperbelt-Close-Code: 1005",
+        "X-Kuiperbelt-Close-Reason: bye",
+        "Authorization: Bearer nothing",
+        "X-Forwarded-For: 1.2.3.4",
+        "Expect: 100-continue",
+        "Connection: keep-alive",
+        "Cookie: a=b",
+    ]
+)
+framing = st.sampled_from(["length", "length", "length", "length", "chunked"])
+
+
+@dataclass
+class Push:
+    """One request."""
+
+    method: str
+    target: str
+    sessions: list[str]
+    more: list[str]
+    body: bytes
+    framing: str
+
+    def encode(self, version: str = "1.1", *extra: str) -> bytes:
+        """Its bytes."""
+        lines = [f"{self.method} {self.target} HTTP/{version}", "Host: x", *self.more, *extra]
+        lines += [f"X-Kuiperbelt-Session: {value}" for value in self.sessions]
+        body = self.body
+        if self.framing == "chunked":
+            lines.append("Transfer-Encoding: chunked")
+            pieces = [body[:3], body[3:]]
+            body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
+        else:
+            lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+pushes = st.builds(Push, method, target, session, st.lists(more, max_size=2), body, framing)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(pushes, min_size=1, max_size=5), st.lists(st.integers(0, 1200), max_size=6))
+def test_lane_and_view_do_the_same(pair: Pair, requests: list[Push], cuts: list[int]) -> None:
+    """Random requests on one connection, pipelined, cut anywhere: the answers and the frames are the same bytes."""
+    raw = b"".join(push.encode() for push in requests)
+    number = next(pair.numbers)
+    keys = [f"{number}a", f"{number}b"]
+    raw = raw.replace(b"{a}", keys[0].encode()).replace(b"{b}", keys[1].encode())
+    pieces = [raw[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(raw)])]
+    by_lane, by_view = (pair.do(conversation(server, keys, [*pieces, PING])) for server in (pair.lane, pair.view))
+    assert by_lane == by_view
+
+
+async def conversation(
+    server: Server, keys: Sequence[str], pieces: Sequence[bytes]
+) -> tuple[bytes, list[list[tuple[int, bytes]]]]:
+    """What the caller of the requests gets, less its date, and what each session gets, up to its Close frame."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(RawWebSocket.connected(server, key)) for key in keys]
+        async with Http.open(server) as http:
+            for piece in pieces:
+                await http.write(piece)
+                await asyncio.sleep(0.001)  # so that it arrives as a piece
+            answers = await http.ended()
+        for key in keys:
+            await close(server, key)
+        return DATE.sub(b"", answers), [await frames(client) for client in clients]
+
+
+async def frames(client: RawWebSocket) -> list[tuple[int, bytes]]:
+    """All frames up to Close."""
+    got = [await client.frame()]
+    while got[-1][0] != 8:
+        got.append(await client.frame())
+    return got
+
+
+HELLO = Push("POST", "/send", ["{a}"], [], b"hello", "length")
+
+
+def with_length(line: str) -> bytes:
+    """A push whose framing is this."""
+    return HELLO.encode().replace(b"Content-Length: 5\r\n", line.encode())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HELLO.encode("1.0"),
+        HELLO.encode("1.0", "Connection: keep-alive") + PING,
+        HELLO.encode("1.1", "Connection: close"),
+        HELLO.encode("1.1", "Upgrade: websocket", "Connection: upgrade"),
+        HELLO.encode("1.1", "Upgrade: h2c", "Connection: upgrade, close"),
+        HELLO.encode("1.1", "Content-Length: 5"),
+        HELLO.encode("1.1", "Transfer-Encoding: chunked"),
+        with_length("Content-Length: -5\r\n"),
+        with_length("Content-Length: +5\r\n"),
+        with_length("Content-Length: 99999999999999999999\r\n"),
+        with_length("Content-Length: 0005\r\n") + PING,
+        with_length("Content-Length:\r\n") + PING,
+        with_length("")[:-5] + PING,
+        HELLO.encode().replace(b"Host: x", b"Host:x\r\n folded: y"),
+        HELLO.encode().replace(b"Host: x", b"Ho st: x"),
+        HELLO.encode().replace(b" HTTP/1.1", b" HTTP/2.0"),
+        HELLO.encode()[:-1] + b"\xff" + PING,
+    ],
+)
+def test_odd_requests(pair: Pair, raw: bytes) -> None:
+    """Each ends its connection."""
+    key = str(next(pair.numbers))
+    raw = raw.replace(b"{a}", key.encode())
+    by_lane, by_view = (pair.do(conversation(server, [key], [raw])) for server in (pair.lane, pair.view))
+    assert by_lane == by_view
+
+
+# What waits, and what comes meanwhile.
+
+SLOW = {
+    "EKBO_SEND_QUEUE_SIZE": "2",
+    "EKBO_SEND_TIMEOUT": "1s",
+    "EKBO_BLOCKED_TIMEOUT": "60s",
+    "EKBO_MAX_BACKLOG_SIZE": "100000000",
+}
+
+
+async def test_what_is_pipelined_after_a_push_that_waits_waits_too(servers: Servers, key: str) -> None:
+    """A session that doesn't read: its pushes wait for send_timeout, and the answers keep their order."""
+    server = await servers.get("uvicorn", SLOW)
+    async with RawWebSocket.connected(server, key, receive_buffer=2048), Http.open(server) as http:
+        big = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x" * 1024 * 1024)
+        ping = http.encode("GET", "/ping")
+        writing = asyncio.create_task(http.write((big + ping) * 10))
+        bodies = []
+        for _ in range(10):
+            bodies.append((await http.response()).body)
+            assert (await http.response("GET")).body == OK
+        await writing
+    assert bodies[0] == OK
+    assert bodies[-1] != OK
+
+
+async def test_the_caller_hangs_up_while_its_push_waits(servers: Servers, key: str) -> None:
+    """Nothing is written to a closed connection, and the server goes on."""
+    server = await servers.get("uvicorn", SLOW)
+    async with RawWebSocket.connected(server, key, receive_buffer=2048):
+        for _ in range(10):
+            async with Http.open(server) as http:
+                await http.write(http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x" * 1024 * 1024))
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(1.1)
+        assert (await request(server, "GET", "/ping")).body == OK
+
+
+async def test_sigterm_in_the_middle_of_a_push(servers: Servers, key: str) -> None:
+    """One whose body is half here is still answered; then the connection ends."""
+    server = await servers.start("uvicorn")
+    async with RawWebSocket.connected(server, key), Http.open(server) as http:
+        raw = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"0123456789")
+        await http.write(raw[:-1])
+        await asyncio.sleep(0.1)
+        server.signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        await http.write(raw[-1:])
+        answer = await http.response()
+        assert answer.status == 200
+        assert answer.one("connection") == "close"
+        assert await http.ended() == b""
+    assert await server.stop() == 0
+
+
+async def test_sigterm_while_a_push_waits(servers: Servers, key: str) -> None:
+    """It is answered with what became of it, and the connection ends."""
+    server = await servers.start("uvicorn", SLOW)
+    async with RawWebSocket.connected(server, key, receive_buffer=2048), Http.open(server) as http:
+        big = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x" * 1024 * 1024)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(20):
+                await http.write(big)
+                await http.response(timeout=0.4)
+        server.signal(signal.SIGTERM)
+        last = await http.response()
+        assert last.one("connection") == "close"
+        assert last.body != OK
+    assert await server.stop() == 0
+
+
+# Options
+
+
+async def test_keys_changed_by_sighup_count_in_the_lane(servers: Servers, tmp_path: Path, key: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text("first-key-0123456789abcdef\n")
+    server = await servers.start("uvicorn", {"EKBO_API_KEYS_FILE": str(file)})
+    to = ("X-Kuiperbelt-Session", key)
+    old, new = (("Authorization", f"Bearer {name}-key-0123456789abcdef") for name in ("first", "second"))
+    async with Http.open(server) as http:
+        assert (await http.request("POST", "/send", [to, old], b"a")).status == 200
+        file.write_text("second-key-0123456789abcdef\n")
+        server.signal(signal.SIGHUP)
+
+        async def taken() -> bool:
+            return (await http.request("POST", "/send", [to, new], b"b")).status == 200
+
+        await eventually(taken, "the new key", 5)
+        assert (await http.request("POST", "/send", [to, old], b"c")).status == 401
+    await server.stop()
+
+
+async def test_none_on_the_public_listener_if_the_api_has_its_own(
+    servers: Servers, fresh: Callable[[str], str]
+) -> None:
+    server = await servers.start("uvicorn", {"EKBO_API_PORT": str(free_port())})
+    headers = [("X-Kuiperbelt-Session", fresh("k"))]
+    assert (await request(server, "POST", "/send", headers, b"x")).status == 404
+    assert (await request(server.api, "POST", "/send", headers, b"x")).status == 200
+    await server.stop()
+
+
+async def test_access_log(servers: Servers, key: str) -> None:
+    """A line per push, as the view writes it."""
+    for on in ("true", "false"):
+        server = await servers.start("uvicorn", {"EKBO_PUSH_LANE": on})
+        await request(server, "POST", "/send", [("X-Kuiperbelt-Session", key)], b"x")
+        await server.stop()
+        assert re.search(r"POST /send 200 0\.\d{6}\n", server.output())
