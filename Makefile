@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test history coverage lint format bench bench-cluster demo lock clean
+.PHONY: help run test history coverage lint audit format bench bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ lint: $(VENV)/dev.stamp ## check style, formatting, types and known unsafe calls
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive proxy kbproject manage.py
+
+audit: $(VENV)/bin/python ## ask the public database of advisories about the pinned packages; needs the network
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	for file in requirements examples/chat/requirements requirements-dev; do \
+		$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r $$file.txt || exit 1; \
+	done
 
 format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff check --fix .

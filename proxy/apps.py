@@ -8,4 +8,4 @@ class ProxyConfig(AppConfig):
     verbose_name = "kuiperbelt"
 
     def ready(self) -> None:
-        from proxy import checks  # noqa: F401  registers the checks; needs the app registry
+        from proxy import checks, deploy_checks  # noqa: F401  registers the checks; needs the app registry

@@ -49,7 +49,7 @@ async def run(command: str) -> tuple[int | None, str]:
 
 async def test_try_it_by_hand() -> None:
     port, backend_port = free_port(), free_port()
-    (exports,) = [block for block in blocks() if "EKBO_CONNECT_CALLBACK_URL" in block]
+    (exports,) = [block for block in blocks() if "EKBO_CONNECT_CALLBACK_URL" in block and "runproxy" in block]
     environ = dict(re.findall(r"export (\w+)=(\S+)", exports.replace("9181", str(backend_port))))
     assert set(environ) >= {"EKBO_CONNECT_CALLBACK_URL", "EKBO_RECEIVE_CALLBACK_URL", "EKBO_CLOSE_CALLBACK_URL"}
     assert any("python3 examples/hello.py" in block for block in blocks())

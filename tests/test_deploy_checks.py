@@ -1,0 +1,129 @@
+"""`manage.py check --deploy`: nothing about the README's settings, one warning for each thing that is made unsafe."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+from django.test import override_settings
+
+from proxy import conf
+from proxy.deploy_checks import check_deployment
+from tests.certificates import Certificate
+from tests.operators import manage
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+(BLOCK,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "check --deploy" in block]
+AS_THEY_STAND = dict(re.findall(r"^export (\w+)=(\S+)$", BLOCK, re.MULTILINE))
+DOCUMENTED = {
+    name: re.sub("API_KEY|SECRET_KEY|PASSWORD", lambda _: secrets.token_hex(32), value)
+    for name, value in AS_THEY_STAND.items()
+}
+
+
+def found(**changes: str) -> list[CheckMessage]:
+    options, problems = conf.load(DOCUMENTED | changes)
+    assert not problems
+    with override_settings(KUIPERBELT=options):
+        return check_deployment(None)
+
+
+async def test_the_readme_s_settings() -> None:
+    """As the README has them, Django's own checks too."""
+    assert len(DOCUMENTED) == BLOCK.count("export ") == 10
+    done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED)
+    assert (done.status, done.errors) == (0, "")
+    assert done.output.startswith("System check identified no issues (")
+    assert found() == []
+
+
+async def test_nobody_runs_with_the_readme_s_keys() -> None:
+    done = await manage("check", "--deploy", env=AS_THEY_STAND)
+    assert done.status == 1
+    for name in ("EKBO_API_KEYS", "EKBO_SECRET_KEY"):
+        assert f"{name}: expected" in done.errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "number", "said"),
+    [
+        ({"EKBO_ORIGIN_POLICY": ""}, 10, "origin_policy (EKBO_ORIGIN_POLICY): expected the origins of your pages"),
+        ({"EKBO_TRUSTED_PROXIES": ""}, 11, "tls_cert, trusted_proxies: expected TLS here or at a proxy in front"),
+        ({"EKBO_TRUSTED_PROXIES": "0.0.0.0/0"}, 12, "found 0.0.0.0/0"),
+        ({"EKBO_TRUSTED_PROXIES": "::/0"}, 12, "found ::/0"),
+        ({"EKBO_API_KEYS": "", "EKBO_API_PORT": ""}, 13, "api_keys (EKBO_API_KEYS): expected keys"),
+        ({"EKBO_API_ALLOW": "10.0.0.0/8 0.0.0.0/0"}, 14, "expected private networks, found 0.0.0.0/0"),
+        ({"EKBO_API_ALLOW": "8.8.8.8"}, 14, "found 8.8.8.8/32"),
+        ({"EKBO_API_ALLOW": "::/0"}, 14, "found ::/0"),
+        ({"EKBO_API_HOST": "0.0.0.0"}, 15, "found 0.0.0.0"),
+        ({"EKBO_API_HOST": "::"}, 15, "found ::"),
+        ({"EKBO_API_HOST": "8.8.8.8"}, 15, "found 8.8.8.8"),
+        *(
+            (
+                {f"EKBO_{name.upper()}_CALLBACK_URL": "http://10.0.0.5:8000/"},
+                16,
+                f"callback.{name} (EKBO_{name.upper()}_",
+            )
+            for name in ("connect", "establish", "receive", "close")
+        ),
+        ({"EKBO_SECRET_KEY": ""}, 17, "secret_key (EKBO_SECRET_KEY): expected the same one on all machines"),
+        ({"EKBO_REDIS_URL": "rediss://user@redis.example.com"}, 18, "found none for redis.example.com"),
+        ({"EKBO_ADMIN_ORIGINS": "https://a.example http://b.example"}, 19, "expected https, found http://b.example"),
+    ],
+)
+def test_what_is_unsafe(tmp_path: Path, changes: dict[str, str], number: int, said: str) -> None:
+    with override_settings(SECRET_KEY_FILE=tmp_path / "none"):
+        (warning,) = found(**changes)
+    assert warning.id == f"proxy.W{number:03}"
+    assert said in warning.msg
+    assert warning.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"EKBO_TRUSTED_PROXIES": "", "EKBO_UNIX_DOMAIN_SOCKET_FILENAME": "proxy.sock"},
+        {"EKBO_API_KEYS": "", "EKBO_API_PORT": "", "EKBO_API_SOCK": "api.sock"},
+        {"EKBO_API_KEYS": ""},
+        {"EKBO_API_ALLOW": "192.168.1.0/24 fd00::/8 127.0.0.1"},
+        {"EKBO_API_PORT": "", "EKBO_API_HOST": "0.0.0.0"},
+        {"EKBO_API_HOST": "node1.internal"},
+        {"EKBO_CONNECT_CALLBACK_URL": "http://127.0.0.1:8000/", "EKBO_CLOSE_CALLBACK_URL": "http://localhost/close"},
+        {"EKBO_REDIS_URL": "redis://127.0.0.1"},
+        {"EKBO_REDIS_URL": "", "EKBO_SECRET_KEY": ""},
+        {"EKBO_ADMIN_ORIGINS": ""},
+    ],
+)
+def test_what_is_safe_too(tmp_path: Path, changes: dict[str, str]) -> None:
+    with override_settings(SECRET_KEY_FILE=tmp_path / "none"):
+        assert found(**changes) == []
+
+
+def test_keys_that_others_can_read(tmp_path: Path) -> None:
+    certificate = Certificate(tmp_path)
+    tls: dict[str, Any] = certificate.env
+    kept = tmp_path / "kept.key"
+    kept.write_text("k" * 50)
+    without = {"EKBO_REDIS_URL": "", "EKBO_SECRET_KEY": ""}
+    with override_settings(SECRET_KEY_FILE=kept):
+        for mode, numbers in ((0o640, []), (0o644, ["proxy.W020", "proxy.W020"])):
+            kept.chmod(mode)
+            certificate.key.chmod(mode)
+            assert [warning.id for warning in found(**without, **tls)] == numbers
+
+
+async def test_the_default_settings(tmp_path: Path) -> None:
+    """What an operator sees who has changed nothing."""
+    env = {
+        "EKBO_CONNECT_CALLBACK_URL": "http://10.0.0.5/connect",
+        "EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/k.sqlite3",
+    }
+    done = await manage("check", "--deploy", env=env)
+    assert done.status == 0
+    assert re.findall(r"\((\w+\.W\d+)\)", done.errors) == ["proxy.W010", "proxy.W011", "proxy.W013", "proxy.W016"]
+    assert sys.executable not in done.errors
