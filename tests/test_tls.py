@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import signal
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy import tls
+from proxy import reload, tls
 from tests.backend import Backend
 from tests.certificates import Certificate
 from tests.clients import RawWebSocket, client, ending, receive, request, send
@@ -124,6 +127,64 @@ async def test_a_renewed_certificate_is_taken_at_sighup(servers: Servers, tmp_pa
         assert await receive(connection) == "hello"
         certificate.key.write_text(key_file)
     await server.stop()
+
+
+def test_files_that_change_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever halves a reload finds, what is served is a whole pair."""
+    monkeypatch.setattr(reload, "_sources", {})
+    certificate = Certificate(tmp_path)
+    authority = trustme.CA()
+    pairs = [authority.issue_cert("127.0.0.1") for _ in range(2)]
+    certificate.write(pairs[0])
+    context = tls.server_context(str(certificate.cert), str(certificate.key))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    done = threading.Event()
+
+    def renew_again_and_again() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            certificate.write(pairs[number % 2])
+
+    writer = threading.Thread(target=renew_again_and_again)
+    writer.start()
+    try:
+        refused = 0
+        for _ in range(300):
+            try:
+                reload._sources["certificate"]()
+            except (OSError, ValueError):
+                refused += 1
+            shake_hands(context, trusting)
+    finally:
+        done.set()
+        writer.join()
+    assert 0 < refused < 300
+
+
+def shake_hands(context: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+    """A whole handshake in memory. Raises SSLError."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(there, back, server_side=True)
+    client = trusting.wrap_bio(back, there, server_hostname="127.0.0.1")
+    for side in (client, server, client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert client.version() == server.version() == "TLSv1.3"
+
+
+async def test_a_client_can_not_renegotiate(server: Server) -> None:
+    """Under TLS 1.2, where that is cheap for a client and dear for a server."""
+    process = await asyncio.create_subprocess_exec(
+        "openssl", "s_client", "-tls1_2", "-legacy_renegotiation", "-connect", f"127.0.0.1:{server.port}",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdin
+    process.stdin.write(b"R\n")
+    output, _ = await asyncio.wait_for(process.communicate(), 10)
+    assert b"RENEGOTIATING" in output
+    assert b"no renegotiation" in output
 
 
 async def test_workers_and_a_plain_api_listener(servers: Servers, tmp_path: Path, key: str) -> None:
