@@ -36,8 +36,9 @@ def admit_peer(
     """`admit` for a request whose headers are read already; of the scope `client` and `server` count.
 
     Raises Unauthorized (401) where keys are configured and none was given, Forbidden (403) where none are. A request
-    that came through a proxy (`forwarded`) is only let in with a key or a token: its peer's address says nothing about
-    its sender. A token counts wherever it comes from, so that trying one out on this host shows what it allows.
+    that came through a proxy, or from a web page (`forwarded`), is only let in with a key or a token: its peer's
+    address says nothing about its sender. A token counts wherever it comes from, so that trying one out on this host
+    shows what it allows.
     """
     given = _bearer(authorizations)
     if given and _is_key(given, options.api_keys):
@@ -51,7 +52,7 @@ def admit_peer(
     if options.api_keys:
         raise Unauthorized("not allowed: expected Authorization: Bearer with one of EKBO_API_KEYS")
     if forwarded:
-        raise Forbidden("not allowed: the request was forwarded, and no EKBO_API_KEYS are configured")
+        raise Forbidden("not allowed: forwarded, or from a web page, and no EKBO_API_KEYS are configured")
     if not (_is_loopback(address) if address else _is_unix(scope)):
         raise Forbidden("not allowed: not from this host; configure EKBO_API_KEYS or EKBO_API_ALLOW")
     return None

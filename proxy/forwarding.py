@@ -76,8 +76,11 @@ def is_forwarding(name: bytes) -> bool:
 
 @lru_cache(512)
 def tells_origin(name: bytes) -> bool:
-    """Does a header of this lower-case name show that a request came through a proxy?"""
-    return is_forwarding(name) or name == b"via"
+    """Does a header of this lower-case name show that its sender is another one than the peer's address says?
+
+    It came through a proxy, or, with Origin, from a web page in a browser that stands on the peer's host.
+    """
+    return is_forwarding(name) or name in (b"via", b"origin")
 
 
 def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> TextHeaders:

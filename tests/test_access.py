@@ -11,6 +11,11 @@ from proxy import tokens
 from proxy.access import admit, check_access
 from proxy.conf import Options
 from proxy.exceptions import ApiError, Forbidden, Unauthorized
+from tests.browser import chromium
+from tests.clients import client, receive, send
+from tests.servers import Servers
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
 
 OPEN = Options()
 KEYS = Options(api_keys=("first-key-0123456", "second-key-012345"))
@@ -40,6 +45,7 @@ def ask_for(check: Callable[..., Any], options: Options, client: str | None, hea
         (KEYS, "8.8.8.8", {"authorization": "Bearer first-key-0123456"}),
         (KEYS, "8.8.8.8", {"authorization": "bearer  second-key-012345"}),
         (KEYS, "127.0.0.1", {"authorization": "Bearer first-key-0123456", "x_forwarded_for": "1.2.3.4"}),
+        (KEYS, "8.8.8.8", {"authorization": "Bearer first-key-0123456", "origin": "https://ops.example"}),
         (ALLOW, "10.1.2.3", {}),
         (ALLOW, "::ffff:10.1.2.3", {}),
         (ALLOW, "127.0.0.1", {}),
@@ -60,6 +66,9 @@ def test_allowed(options: Options, client: str | None, headers: dict[str, str]) 
         (OPEN, "127.0.0.1", {"forwarded": "for=1.2.3.4"}, Forbidden),
         (OPEN, "127.0.0.1", {"x_real_ip": "127.0.0.1"}, Forbidden),
         (OPEN, None, {"via": "1.1 front"}, Forbidden),
+        (OPEN, "127.0.0.1", {"origin": "http://evil.example"}, Forbidden),
+        (OPEN, None, {"origin": "null"}, Forbidden),
+        (ALLOW, "10.1.2.3", {"origin": "http://10.1.2.3"}, Forbidden),
         (KEYS, "127.0.0.1", {}, Unauthorized),
         (KEYS, "8.8.8.8", {"authorization": "Bearer wrong-key-0123456"}, Unauthorized),
         (KEYS, "8.8.8.8", {"authorization": "Bearer"}, Unauthorized),
@@ -107,3 +116,20 @@ def test_a_token_counts_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch, 
 def test_a_key_may_look_like_a_token() -> None:
     key = "eyJ.a-key-like.a-token"
     assert ask_for(admit, Options(api_keys=(key,)), "8.8.8.8", {"authorization": f"Bearer {key}"}) is None
+
+
+async def test_a_web_page_in_a_browser_on_this_host(servers: Servers, key: str) -> None:
+    """Neither from another origin, nor from one whose name leads to this host meanwhile (DNS rebinding)."""
+    server = await servers.get("uvicorn")
+    push = "([url, key]) => fetch(url, {method: 'POST', headers: {'X-Kuiperbelt-Session': key}, body: 'x'})"
+    async with (
+        client(server, key) as connection,
+        chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser,
+    ):
+        page = await browser.new_page()
+        await page.goto(f"http://evil.example:{server.port}/ping")
+        assert await page.evaluate(f"{push}.then(answer => answer.status)", ["/send", key]) == 403
+        other = f"http://127.0.0.1:{server.port}/send"
+        assert await page.evaluate(f"{push}.catch(error => error.name)", [other, key]) == "TypeError"
+        assert (await send(server, key, b"from a program")).status == 200
+        assert await receive(connection) == "from a program"
