@@ -36,7 +36,9 @@ class RedisConnection:
         self._number = 0
         self._name = name
         sentinels = getattr(getattr(self._pool, "sentinel_manager", None), "sentinels", ())
-        self._connect_timeout = timeout * (1 + len(sentinels))  # which are asked one after the other
+        self._find_timeout = timeout * (1 + len(sentinels))  # which are asked one after the other
+        # Each answer has `timeout`; a handful of them, far away, still come in time.
+        self._connect_timeout = self._find_timeout + 2 * timeout
         self._timeout = timeout
         self._link: Link | None = None
         self._lost: asyncio.Future[str]
@@ -180,7 +182,7 @@ class RedisConnection:
         if find is None or self._link is None:
             return
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self._find_timeout):
                 master = await find()
         except (OSError, TimeoutError, RedisError):
             return

@@ -37,7 +37,8 @@ class RedisLayer(LocalChannelLayer):
         self._inbox_prefix = f"{prefix}__inbox__"
         self._group_prefix = f"{prefix}__group__"
         self._channel_prefix = f"{prefix}__channel__"
-        self._inbox = f"{self._inbox_prefix}{self._process}".encode()
+        self._any_inbox = self._inbox_prefix.encode()
+        self._inbox = self._any_inbox + self._process.encode()
         self._common = f"{prefix}__processes".encode()
         self._timeout = timeout
         self._hosts = hosts
@@ -81,15 +82,15 @@ class RedisLayer(LocalChannelLayer):
 
     async def receive(self, channel: str) -> Event:
         self.require_valid_channel_name(channel)
-        if "!" not in channel and channel not in self._general:
-            await self.start()
-            self._general.add(channel)
-            await self._subscribed(channel, self._redis_channel(channel))
         try:
+            if "!" not in channel and channel not in self._general:
+                await self.start()
+                self._general.add(channel)
+                await self._subscribed(channel, self._redis_channel(channel))
             return await super().receive(channel)
         except asyncio.CancelledError:
-            # Nobody says that a general channel isn't needed any more, but this: its consumer ends.
-            if channel in self._general:
+            # Nobody says that a general channel isn't needed any more, but this: its last consumer ends.
+            if channel in self._general and not self._waiting[channel]:
                 self._general.discard(channel)
                 self._shard(channel).unsubscribe(self._redis_channel(channel))
             raise
@@ -169,6 +170,7 @@ class RedisLayer(LocalChannelLayer):
     def _unsubscribe(self, groups: Iterable[str]) -> None:
         for group in groups:
             if group not in self._groups and self._shards:
+                self._returning.discard(group)  # who has it next comes by a claim of its own
                 self._shard(group).unsubscribe(self._redis_group(group))
 
     def _subscriptions(self, index: int) -> Iterator[bytes]:
@@ -187,6 +189,9 @@ class RedisLayer(LocalChannelLayer):
     def _on_message(self, shard: Shard, channel: bytes, payload: bytes) -> None:
         try:
             found = envelope.unpack(payload)
+            inbox = found.get("inbox", self._inbox)
+            if not inbox.startswith(self._any_inbox):
+                raise BadEnvelope(f"expected an inbox of this cluster, found {inbox!r:.40}")
             self._take(shard, channel.decode(), found["kind"], found)
         except BadEnvelope as error:
             stats.bad_envelopes += 1

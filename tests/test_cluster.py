@@ -22,7 +22,8 @@ from proxy.outcomes import Outcome
 from proxy.protocol import Frame
 from proxy.stats import stats
 from tests.layers import layers, make_layer
-from tests.redis_servers import RedisServer
+from tests.network import Wire
+from tests.redis_servers import RedisServer, eventually
 
 EVENT = send_event(Frame("hello", 5), 0.0)
 BINARY = send_event(Frame(bytes(range(256)), 256), 1.5)
@@ -276,11 +277,53 @@ async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLa
     before = stats.bad_envelopes
     bad = envelope.pack_event({"type": "session.send", "message": "x"})
     for kind, fields in ((envelope.REQUEST, {"id": 1, "clock": 0, "at": 0.0}), (envelope.ANNOUNCE, {})):
-        payload = envelope.pack(kind, inbox=b"nobody", event=bad, **fields)
+        payload = envelope.pack(kind, inbox=b"test__inbox__nobody", event=bad, **fields)
         await redis.execute("PUBLISH", f"test__group__{GROUP}", payload)
     await asyncio.sleep(0.1)
     assert stats.bad_envelopes == before + 2
     assert not bob.events
+
+
+async def test_nobody_is_answered_outside_of_the_cluster(trio: list[ClusterLayer], redis: RedisServer) -> None:
+    """Whoever can publish could else have us publish anywhere, and an ACL that forbids it would end our connection."""
+    bob = await session(trio[0])
+    before = stats.bad_envelopes
+    listening = asyncio.create_task(listen(redis, "elsewhere"))
+    fields = {"id": 1, "clock": 0, "at": 0.0, "event": envelope.pack_event(EVENT)}
+    payload = envelope.pack(envelope.REQUEST, inbox=b"elsewhere", **fields)
+    await redis.execute("PUBLISH", f"test__group__{GROUP}", payload)
+    await request(trio[1])
+    assert bob.events == [EVENT]
+    assert stats.bad_envelopes == before + 1
+    assert not listening.done()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_a_key_that_left_while_it_was_looked_for_after_a_gap_can_come_again() -> None:
+    """Before the process knew whether others have the key, its session ended; the next one is reached all the same."""
+    async with (
+        RedisServer.running() as private,
+        Wire.running(private.port, latency=0.1) as wire,
+        layers(1, private, urls=[f"redis://127.0.0.1:{wire.port}"]) as (one,),
+        layers(1, private) as (other,),
+    ):
+        bob = await session(one)
+        wire.cut()
+
+        async def looked_for() -> bool:
+            return GROUP in one._returning
+
+        await eventually(looked_for, "the process to look for others")
+        one.detach(bob.channel)
+
+        async def back() -> bool:
+            return not one.problems()
+
+        await eventually(back, "the connection")
+        again = await session(one)
+        await request(other)
+        assert again.events == [EVENT]
 
 
 async def test_no_more_is_under_way_than_redis_and_the_others_can_take(private: RedisServer) -> None:

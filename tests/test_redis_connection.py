@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from proxy import redis_connection
 from proxy.exceptions import ClusterLost, ClusterUnreachable
 from proxy.stats import stats
+from tests.certificates import Certificate
 from tests.layers import Kept, shards
 from tests.network import Wire
 from tests.redis_servers import RedisServer, eventually
+from tests.servers import free_port
 
 
 @pytest.fixture
@@ -136,6 +139,38 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
         kept = Kept(f"unix://{tmp_path}/redis.sock")
         await kept.up()
         assert await kept.shard.subscribers([b"one"]) == [1]
+        await kept.end()
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = Certificate(tmp_path)
+    certificate.write(authority.issue_cert("127.0.0.1"))
+    port = str(free_port())
+    files = ("--tls-cert-file", str(certificate.cert), "--tls-key-file", str(certificate.key))
+    async with RedisServer.running("hunter2", "--tls-port", port, *files, "--tls-auth-clients", "no"):
+        url = f"rediss://:hunter2@127.0.0.1:{port}/0"
+        kept = Kept(f"{url}?ssl_ca_certs={tmp_path}/ca.pem")
+        await kept.up()
+        large = b"x" * (1 << 20)
+        assert await kept.shard.ask(b"PUBLISH", b"one", large) == 1
+        assert kept.messages == [(b"one", large)]
+        await kept.end()
+        stranger = Kept(url)  # knows nothing of this certificate's authority
+        await asyncio.wait_for(stranger.shard.tried, 5)
+        assert "certificate" in (stranger.shard.problem() or "")
+        await stranger.end()
+
+
+async def test_far_away(private: RedisServer) -> None:
+    """Each answer of Redis comes in time; all those that a connection begins with don't come within one time-out."""
+    async with Wire.running(private.port, latency=0.1) as wire:
+        kept = Kept(f"redis://127.0.0.1:{wire.port}")
+        await kept.up(timeout=4)
+        wire.cut()
+        await kept.down()
+        await kept.up(timeout=4)
         await kept.end()
 
 

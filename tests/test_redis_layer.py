@@ -73,6 +73,17 @@ async def test_a_general_channel(pair: list[ClusterLayer]) -> None:
     assert await received(two, "work") == MESSAGE
 
 
+async def test_a_general_channel_with_two_consumers(pair: list[ClusterLayer]) -> None:
+    """One of which ends."""
+    one, two = pair
+    staying, leaving = [asyncio.create_task(received(two, "shared")) for _ in range(2)]
+    await asyncio.sleep(0.2)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await one.send("shared", MESSAGE)
+    assert await staying == MESSAGE
+
+
 async def test_groups(pair: list[ClusterLayer]) -> None:
     one, two = pair
     a, b, c = await one.new_channel(), await two.new_channel(), await two.new_channel()
