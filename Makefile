@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test history coverage lint audit format bench bench-cluster demo lock clean
+.PHONY: help run test history steady coverage lint audit format bench bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ history: $(VENV)/dev.stamp ## clusters under random faults, judged by a checker;
 	sh tests/system-tools.sh
 	HISTORY_SECONDS=$${HISTORY_SECONDS:-120} HISTORY_SEED=$${HISTORY_SEED:-$$(date +%s)} \
 		$(BIN)/python -m pytest -s tests/test_cluster_history.py $(PYTEST_ARGS)
+
+steady: $(VENV)/dev.stamp ## 1,000 clients on two nodes, 200 sends a second between them, calm and under faults; STEADY_SECONDS
+	sh tests/system-tools.sh
+	STEADY_SECONDS=$${STEADY_SECONDS:-600} STEADY_SEED=$${STEADY_SEED:-$$(date +%s)} \
+		STEADY_CONNECTIONS=$${STEADY_CONNECTIONS:-1000} STEADY_P99=$${STEADY_P99:-100} \
+		$(BIN)/python -m pytest -s tests/test_cluster_steady.py $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

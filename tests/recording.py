@@ -84,6 +84,10 @@ class Listener:
         """Is it connected still?"""
         return self.connection.ended is None
 
+    async def ended(self) -> None:
+        """Wait until it is over."""
+        await asyncio.wait([self._task])
+
     async def wait_for(self, payload: Payload) -> None:
         """Wait until this one has come."""
         while not any(frame == payload.frame for _, frame in self.connection.frames):
