@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 import dj_database_url
 
 from proxy import conf
+from proxy.embedded_file import OwnersConnection
 from proxy.redis_hosts import channel_prefix, redis_hosts
 from proxy.secret_key import kept_key
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
 KUIPERBELT_LOAD = partial(conf.load, os.environ)  # again, at SIGHUP
+KUIPERBELT_CONFIG_FILE = os.environ.get("EKBO_CONFIG", "")
 KUIPERBELT_UNKNOWN_VARIABLES = conf.unknown_variables(os.environ)
 
 DEBUG = False
@@ -87,9 +89,12 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",  # two writers wait for each other instead of failing
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        "factory": OwnersConnection,
     }
-    SECRET_KEY_FILE = Path(DATABASES["default"]["NAME"]).with_suffix(".key")
+    SQLITE_FILE = DATABASES["default"]["NAME"]
+    SECRET_KEY_FILE = Path(SQLITE_FILE).with_suffix(".key")
 else:
+    SQLITE_FILE = ""
     SECRET_KEY_FILE = BASE_DIR / "kuiperbelt.key"
 SECRET_KEY = KUIPERBELT.secret_key or kept_key(SECRET_KEY_FILE)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

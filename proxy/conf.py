@@ -19,7 +19,7 @@ from proxy.options import Options as Options
 NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
 """Where the problem is that only who serves or calls the backend has."""
 
-RELOADED = ("api_keys",)
+RELOADED = ("api_keys", "api_keys_file")
 """Options that SIGHUP changes; all others stay as they were at the start."""
 
 _MISSING = object()
@@ -69,7 +69,8 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
     problems += [Problem(key, "a known option", "this key") for key in document]
     problems += _conflicts(chosen, {problem.where for problem in problems})
     # Whoever asks for the keys needn't know where they come from.
-    chosen["api_keys"] = (*chosen.get("api_keys", ()), *chosen.pop("api_keys_file", ()))
+    if file := chosen.get("api_keys_file"):
+        chosen["api_keys"] = (*chosen.get("api_keys", ()), *file.keys)
     return Options(**chosen), problems
 
 

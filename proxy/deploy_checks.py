@@ -1,6 +1,7 @@
 """What is unsafe in the options, for `manage.py check --deploy` (docs/security.md). Registered by apps."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
@@ -22,6 +23,8 @@ _PRIVATE = [
 _LARGEST = {4: 8, 6: 32}
 """Bits of the largest network, by IP version, whose machines one may know all."""
 
+_VARIETY = 8  # different characters of a key
+
 Unsafe = Iterator[checks.CheckMessage]
 
 
@@ -29,8 +32,8 @@ Unsafe = Iterator[checks.CheckMessage]
 def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[checks.CheckMessage]:
     """A warning, proxy.W010 and on, for each unsafe option."""
     options = conf.options()
-    found = (_clients(options), _api(options), _callbacks(options), _cluster(options), _admin(options), _files(options))
-    return [message for part in found for message in part]
+    parts = (_clients, _api, _callbacks, _cluster, _admin, _secrets)
+    return [message for part in parts for message in part(options)]
 
 
 def _unsafe(number: int, option: str, expected: str, found: str, hint: str) -> checks.CheckMessage:
@@ -71,6 +74,9 @@ def _callbacks(options: Options) -> Unsafe:
             hint = "Cookies, keys and messages can be read and changed on the way. Use https."
             where = f"callback.{name} (EKBO_{name.upper()}_CALLBACK_URL)"
             yield _unsafe(16, where, "https, or a backend on this host", f"http to {url.hostname}", hint)
+    if not options.callback_timeout:
+        hint = "A backend that hangs keeps its clients waiting, and their memory, for ever."
+        yield _unsafe(23, "callback.timeout (EKBO_CALLBACK_TIMEOUT)", "a limit", "none", hint)
 
 
 def _cluster(options: Options) -> Unsafe:
@@ -85,6 +91,9 @@ def _cluster(options: Options) -> Unsafe:
                 "Whoever reaches it can push to every session. Give it a password, and rediss:// where others listen."
             )
             yield _unsafe(18, "redis.url (EKBO_REDIS_URL)", "a password", f"none for {url.hostname}", hint)
+        if re.search("ssl_cert_reqs=(none|optional)|ssl_check_hostname=[fn0]", url.query, re.IGNORECASE):
+            hint = "Whoever answers in its place gets the password. Name its authority: ?ssl_ca_certs=FILE"
+            yield _unsafe(24, "redis.url (EKBO_REDIS_URL)", "a verified certificate", f"any for {url.hostname}", hint)
 
 
 def _admin(options: Options) -> Unsafe:
@@ -94,11 +103,30 @@ def _admin(options: Options) -> Unsafe:
             yield _unsafe(19, "admin_origins (EKBO_ADMIN_ORIGINS)", "https", origin, hint)
 
 
-def _files(options: Options) -> Unsafe:
-    kept = "" if options.secret_key else str(settings.SECRET_KEY_FILE)
-    for option, name in (("secret_key", kept), ("tls_key (EKBO_TLS_KEY)", options.tls_key)):
+def _secrets(options: Options) -> Unsafe:
+    if any(len(set(key)) < _VARIETY for key in options.api_keys):
+        hint = "It can be guessed. Use what `openssl rand -hex 32` prints."
+        yield _unsafe(20, "api_keys (EKBO_API_KEYS)", "random keys", "one of few different characters", hint)
+    if options.registry_query:
+        hint = "Queries often hold tokens, which are then in the database and its copies. Set it while you need it."
+        yield _unsafe(21, "registry_query (EKBO_REGISTRY_QUERY)", "false", "true", hint)
+    for option, name in _secret_files(options):
         if name and os.path.exists(name) and stat.S_IMODE(Path(name).stat().st_mode) & stat.S_IRWXO:
-            yield _unsafe(20, option, "a file for its owner's eyes only", f"{name}, open to all", f"chmod 600 {name}")
+            yield _unsafe(22, option, "a file that not all can read", f"{name}, open to all", f"chmod 600 {name}")
+
+
+def _secret_files(options: Options) -> Iterator[tuple[str, str]]:
+    if not options.secret_key:
+        yield "secret_key", str(settings.SECRET_KEY_FILE)
+    yield "tls_key (EKBO_TLS_KEY)", options.tls_key
+    if options.api_keys_file:
+        yield "api_keys_file (EKBO_API_KEYS_FILE)", options.api_keys_file.path
+    yield "database_url (EKBO_DATABASE_URL)", settings.SQLITE_FILE
+    if config := settings.KUIPERBELT_CONFIG_FILE:
+        alone, _ = conf.load({"EKBO_CONFIG": config})
+        passwords = "@" in "".join([alone.database_url, *alone.redis_url])
+        if alone.api_keys or alone.secret_key or alone.proxy_set_header or passwords:
+            yield "EKBO_CONFIG", config
 
 
 def _is_local(host: str | None) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy import values
 from proxy.forwarding import Network
-from proxy.key_file import keys_in
+from proxy.key_file import KeyFile, key_file
 
 
 def option(key: str, variable: str, parse: Callable[[Any], Any], default: Any, meaning: str) -> Any:
@@ -119,8 +119,8 @@ class Options:
     api_keys: tuple[str, ...] = option(
         "api_keys", "EKBO_API_KEYS", values.secrets, (), "Authorization: Bearer for the API; several for rotation"
     )
-    api_keys_file: tuple[str, ...] = option(
-        "api_keys_file", "EKBO_API_KEYS_FILE", keys_in, (), "file of further keys, one a line"
+    api_keys_file: KeyFile | None = option(
+        "api_keys_file", "EKBO_API_KEYS_FILE", key_file, None, "file of further keys, one a line"
     )
     api_allow: tuple[Network, ...] = option(
         "api_allow", "EKBO_API_ALLOW", values.networks, (), "networks that may use the API without a key"

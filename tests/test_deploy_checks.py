@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ DOCUMENTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_files(tmp_path: Path) -> Iterator[None]:
+    """Those of this checkout play no part."""
+    with override_settings(SECRET_KEY_FILE=tmp_path / "none", SQLITE_FILE="", KUIPERBELT_CONFIG_FILE=""):
+        yield
+
+
 def found(**changes: str) -> list[CheckMessage]:
     options, problems = conf.load(DOCUMENTED | changes)
     assert not problems
@@ -33,10 +41,11 @@ def found(**changes: str) -> list[CheckMessage]:
         return check_deployment(None)
 
 
-async def test_the_readme_s_settings() -> None:
+async def test_the_readme_s_settings(tmp_path: Path) -> None:
     """As the README has them, Django's own checks too."""
     assert len(DOCUMENTED) == BLOCK.count("export ") == 10
-    done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED)
+    database = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/k.sqlite3"}
+    done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED | database)
     assert (done.status, done.errors) == (0, "")
     assert done.output.startswith("System check identified no issues (")
     assert found() == []
@@ -74,11 +83,15 @@ async def test_nobody_runs_with_the_readme_s_keys() -> None:
         ({"EKBO_SECRET_KEY": ""}, 17, "secret_key (EKBO_SECRET_KEY): expected the same one on all machines"),
         ({"EKBO_REDIS_URL": "rediss://user@redis.example.com"}, 18, "found none for redis.example.com"),
         ({"EKBO_ADMIN_ORIGINS": "https://a.example http://b.example"}, 19, "expected https, found http://b.example"),
+        ({"EKBO_API_KEYS": secrets.token_hex(32) + ",abababababababababab"}, 20, "one of few different characters"),
+        ({"EKBO_REGISTRY_QUERY": "true"}, 21, "registry_query (EKBO_REGISTRY_QUERY): expected false"),
+        ({"EKBO_CALLBACK_TIMEOUT": "0"}, 23, "callback.timeout (EKBO_CALLBACK_TIMEOUT): expected a limit"),
+        ({"EKBO_REDIS_URL": "rediss://:x@r.example?ssl_cert_reqs=none"}, 24, "found any for r.example"),
+        ({"EKBO_REDIS_URL": "rediss://:x@r.example?ssl_check_hostname=False"}, 24, "found any for r.example"),
     ],
 )
-def test_what_is_unsafe(tmp_path: Path, changes: dict[str, str], number: int, said: str) -> None:
-    with override_settings(SECRET_KEY_FILE=tmp_path / "none"):
-        (warning,) = found(**changes)
+def test_what_is_unsafe(changes: dict[str, str], number: int, said: str) -> None:
+    (warning,) = found(**changes)
     assert warning.id == f"proxy.W{number:03}"
     assert said in warning.msg
     assert warning.hint
@@ -99,22 +112,44 @@ def test_what_is_unsafe(tmp_path: Path, changes: dict[str, str], number: int, sa
         {"EKBO_ADMIN_ORIGINS": ""},
     ],
 )
-def test_what_is_safe_too(tmp_path: Path, changes: dict[str, str]) -> None:
-    with override_settings(SECRET_KEY_FILE=tmp_path / "none"):
-        assert found(**changes) == []
+def test_what_is_safe_too(changes: dict[str, str]) -> None:
+    assert found(**changes) == []
 
 
-def test_keys_that_others_can_read(tmp_path: Path) -> None:
+def test_files_that_others_can_read(tmp_path: Path) -> None:
     certificate = Certificate(tmp_path)
-    tls: dict[str, Any] = certificate.env
-    kept = tmp_path / "kept.key"
+    kept, keys, database = tmp_path / "kept.key", tmp_path / "api-keys", tmp_path / "kept.sqlite3"
     kept.write_text("k" * 50)
-    without = {"EKBO_REDIS_URL": "", "EKBO_SECRET_KEY": ""}
-    with override_settings(SECRET_KEY_FILE=kept):
-        for mode, numbers in ((0o640, []), (0o644, ["proxy.W020", "proxy.W020"])):
-            kept.chmod(mode)
-            certificate.key.chmod(mode)
-            assert [warning.id for warning in found(**without, **tls)] == numbers
+    keys.write_text(secrets.token_hex(32))
+    database.touch()
+    changes: dict[str, Any] = {"EKBO_REDIS_URL": "", "EKBO_SECRET_KEY": "", "EKBO_API_KEYS_FILE": str(keys)}
+    with override_settings(SECRET_KEY_FILE=kept, SQLITE_FILE=str(database)):
+        for mode, named in ((0o640, []), (0o644, [kept, certificate.key, keys, database])):
+            for path in (kept, certificate.key, keys, database):
+                path.chmod(mode)
+            hints = [(warning.id, warning.hint) for warning in found(**changes, **certificate.env)]
+            assert hints == [("proxy.W022", f"chmod 600 {path}") for path in named]
+
+
+@pytest.mark.parametrize(
+    ("text", "unsafe"),
+    [
+        ("api_keys: [a-key-0123456789abcdef]", True),
+        ("secret_key: a-key-0123456789abcdef-a-key-0123456789abcdef", True),
+        ("redis: {url: 'redis://:password@127.0.0.1'}", True),
+        ("proxy_set_header: {Authorization: Basic abc}", True),
+        ("api_keys: ['{{ must_env \"EKBO_TEST_KEY\" }}']\nredis: {url: 'redis://127.0.0.1'}", False),
+        ("idle_timeout: 5s", False),
+    ],
+)
+def test_a_configuration_file_that_others_can_read(tmp_path: Path, text: str, unsafe: bool) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(text)
+    config.chmod(0o644)
+    with override_settings(KUIPERBELT_CONFIG_FILE=str(config)):
+        assert [warning.id for warning in found()] == ["proxy.W022"] * unsafe
+        config.chmod(0o600)
+        assert found() == []
 
 
 async def test_the_default_settings(tmp_path: Path) -> None:
