@@ -61,6 +61,7 @@ def test_the_embedded_database_gets_its_tables(tmp_path: Path) -> None:
             cursor.execute("DELETE FROM django_migrations WHERE app = 'proxy'")
             cursor.execute("DROP TABLE proxy_sample")
             cursor.execute("DROP TABLE proxy_node")
+            cursor.execute("DROP TABLE proxy_token")
         migrate_embedded()
         assert not Session.objects.exists()
     assert database.SLOW < 1
