@@ -1,9 +1,10 @@
-"""README's "More than one machine", as it stands there: three nodes with two workers each behind Debian's nginx."""
+"""README's "More than one machine", as it stands there: nginx, three nodes of two workers each, Redis, PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import shlex
 from collections.abc import AsyncIterator, Callable
@@ -14,8 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.backend import Backend
 from tests.clients import Headers, Http, Response, ending, receive
+from tests.postgres import PostgresServer
 from tests.redis_servers import RedisServer, eventually
-from tests.servers import ROOT, Server, Servers, free_port
+from tests.servers import ROOT, Server, Servers, environment, free_port
 from tests.vectors_api import OK
 
 SECTION = (ROOT / "README.md").read_text().partition("## More than one machine")[2].partition("\n## ")[0]
@@ -32,9 +34,9 @@ http {
 """
 
 
-def block(language: str) -> str:
-    """The section's block of code in this language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
+def block(language: str, holding: str) -> str:
+    """The section's block of code in this language that has this in it."""
+    (found,) = [code for code in re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL) if holding in code]
     return str(found)
 
 
@@ -70,16 +72,30 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-async def site(servers: Servers, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    *exports, start = block("sh").strip().splitlines()
+async def postgres() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def site(
+    servers: Servers, redis: RedisServer, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Site]:
+    *exports, migrate, start = block("sh", "runproxy").strip().splitlines()
     chosen = dict(shlex.split(line)[1].split("=", 1) for line in exports)
     assert chosen["EKBO_REDIS_URL"] == "redis://:PASSWORD@10.0.0.10:6379/0"
     chosen |= {"EKBO_REDIS_URL": redis.url, "EKBO_TRUSTED_PROXIES": "127.0.0.10", "EKBO_REDIS_PREFIX": "readme"}
+    assert chosen["EKBO_DATABASE_URL"] == "postgres://kuiperbelt:PASSWORD@10.0.0.10:5432/kuiperbelt"
+    chosen["EKBO_DATABASE_URL"] = postgres.url
+    migrating = await asyncio.create_subprocess_exec(
+        *migrate.split(), cwd=ROOT, env=environment(servers.backend.port, chosen), stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await migrating.wait() == 0
     assert start.strip() == ".venv/bin/python manage.py runproxy --workers 2"
     nodes = await asyncio.gather(*[servers.start("workers", chosen) for _ in range(3)])
     public, private = free_port(), free_port()
     directory = tmp_path_factory.mktemp("nginx")
-    config = block("nginx").replace("listen 80;", f"listen 127.0.0.10:{public};")
+    config = block("nginx", "upstream").replace("listen 80;", f"listen 127.0.0.10:{public};")
     config = config.replace("listen 10.0.0.10:9180", f"listen 127.0.0.10:{private}")
     for number, node in enumerate(nodes, 11):
         config = config.replace(f"10.0.0.{number}:9180", node.host)
@@ -117,6 +133,11 @@ async def test_clients_anywhere_pushes_anywhere(site: Site, backend: Backend, fr
         # nginx is a trusted proxy, so the client is who it says, not nginx itself.
         assert {event.one("X-Forwarded-For") for event in asked} == {"127.0.0.1, 127.0.0.10"}
         assert {event.one("X-Forwarded-Host") for event in asked} == {f"127.0.0.10:{site.public}"}
+        # Whichever node is asked: they have one registry.
+        status, body = await site.push("/sessions", ",".join(keys))
+        known = {entry["session"]: entry["connection"] for entry in json.loads(body)["alive"]}
+        assert status == 200
+        assert known == {event.key: event.one("X-Kuiperbelt-Connection") for event in asked}
         assert await site.push("/close", keys[0], b"bye") == (200, OK)
         end = await ending(clients[keys[0]])
         assert (end.code, end.frames) == (1000, ["bye"])
