@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test history steady coverage lint audit format bench bench-cluster demo lock clean
+.PHONY: help run test history steady kills coverage lint audit format bench bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ steady: $(VENV)/dev.stamp ## 1,000 clients on two nodes, 200 sends a second betw
 	STEADY_SECONDS=$${STEADY_SECONDS:-600} STEADY_SEED=$${STEADY_SEED:-$$(date +%s)} \
 		STEADY_CONNECTIONS=$${STEADY_CONNECTIONS:-1000} STEADY_P99=$${STEADY_P99:-100} \
 		$(BIN)/python -m pytest -s tests/test_cluster_steady.py $(PYTEST_ARGS)
+
+kills: $(VENV)/dev.stamp ## one of two nodes killed under load, again and again; KILL_ROUNDS, KILL_NODE_TIMEOUT
+	sh tests/system-tools.sh
+	KILL_ROUNDS=$${KILL_ROUNDS:-20} KILL_NODE_TIMEOUT=$${KILL_NODE_TIMEOUT:-30s} \
+		$(BIN)/python -m pytest -s tests/test_node_kills.py $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

@@ -1,18 +1,18 @@
 """`python -m bench`: measure the proxy beside its yardsticks and print the tables of docs/performance.md.
 
 `python -m bench cluster` measures two processes and one Redis, `python -m bench model` computes a large installation
-from that; see their --help.
+from that, `python -m bench idle` says what an idle node needs; see their --help.
 """
 
 import argparse
 import json
 import sys
 
-from . import cluster_command, model_command, options, report
+from . import cluster_command, idle_command, model_command, options, report
 from .run import run
 from .systems import SYSTEMS
 
-COMMANDS = {"cluster": cluster_command.main, "model": model_command.main}
+COMMANDS = {"cluster": cluster_command.main, "idle": idle_command.main, "model": model_command.main}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

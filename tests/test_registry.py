@@ -1,4 +1,7 @@
-"""Sessions in the database, and their close events, whatever dies: real servers, SQLite and PostgreSQL."""
+"""Sessions in the database, and their close events, whatever dies: real servers, SQLite and PostgreSQL.
+
+Nodes that are killed: test_node_kills.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from tests.backend import Answer, Backend
-from tests.clients import client, ending, receive, request, send
+from tests.clients import client, ending, request, send
 from tests.databases import rows, using
 from tests.postgres import PostgresServer
 from tests.servers import Server, Servers
@@ -100,32 +103,6 @@ async def test_a_row_as_long_as_the_session_lives(servers: Servers, backend: Bac
     await until(gone, "the row to go")
     await server.stop()
     assert rows(file(server), "SELECT declared_dead, ended_at IS NULL FROM proxy_node") == [(0, 0)]
-
-
-async def test_a_killed_node_s_sessions_are_told_by_the_other(pair: Server, backend: Backend, fresh: Fresh) -> None:
-    """Under load: some connect and some are sent to while it dies."""
-    other = pair.api
-    lost, alive = [fresh("lost") for _ in range(30)], [fresh("alive") for _ in range(30)]
-    stop = asyncio.Event()
-
-    async def load(sockets: list[ClientConnection]) -> None:
-        while not stop.is_set():
-            await asyncio.gather(*(send(other, key, b"x") for key in alive[:5]))
-            await asyncio.gather(*(receive(socket) for socket in sockets[:5]))
-            async with client(other, fresh("short")):
-                pass
-
-    async with sessions(pair, lost), sessions(other, alive) as sockets:
-        busy = asyncio.create_task(load(sockets))
-        began = time.monotonic()
-        await pair.kill()
-        await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
-        assert time.monotonic() - began > 1.5  # not before it could be known
-        await asyncio.sleep(1)
-        stop.set()
-        await busy
-        assert reasons(backend, lost) == {"node_lost": len(lost)}
-        assert reasons(backend, alive) == {}
 
 
 async def test_a_paused_process_that_was_declared_dead(pair: Server, backend: Backend, fresh: Fresh) -> None:
