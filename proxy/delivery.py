@@ -7,15 +7,16 @@ a group of the channel layer.
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from channels.layers import get_channel_layer
 
 from proxy import conf
 from proxy.events import Event, close_event, send_event
-from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionNotFound
+from proxy.exceptions import ClusterLost, ClusterUnreachable, DeliveryError, SessionClosed, SessionNotFound
 from proxy.layers import LocalChannelLayer, Receiver
 from proxy.ownership import Membership
 from proxy.protocol import Failure, Frame
@@ -69,14 +70,68 @@ def membership(key: str, connection: str, receive: Receiver, on_replaced: Callab
     return Membership(layer(), group_name(key), connection, policy, receive, on_replaced)
 
 
+class Pending:
+    """A request whose events are all on their way, in their order, while some sessions haven't taken theirs yet."""
+
+    __slots__ = ("_errors", "_keys", "_waiting")
+
+    def __init__(
+        self, keys: Sequence[str], errors: dict[int, DeliveryError], waiting: list[tuple[int, asyncio.Future[None]]]
+    ) -> None:
+        self._keys = keys
+        self._errors = errors
+        self._waiting = waiting
+
+    async def wait(self) -> Delivery:
+        for position, outcome in self._waiting:
+            try:
+                await outcome
+            except DeliveryError as error:
+                self._errors[position] = error
+        return _delivery(self._keys, self._errors)
+
+    def when_done(self, callback: Callable[[Delivery], None]) -> None:
+        """Have it called with how the request ended: `wait` without a task."""
+        left = len(self._waiting)
+
+        def on_done(position: int, outcome: asyncio.Future[None]) -> None:
+            nonlocal left
+            left -= 1
+            if outcome.cancelled():
+                self._errors[position] = SessionClosed()
+            elif isinstance(error := outcome.exception(), DeliveryError):
+                self._errors[position] = error
+            if not left:
+                callback(_delivery(self._keys, self._errors))
+
+        for position, outcome in self._waiting:
+            outcome.add_done_callback(partial(on_done, position))
+
+
+Begun = Delivery | Pending
+"""A request that has ended already, or what is left of it. Whoever begins the next one now keeps the order."""
+
+
+def begin_send(keys: Sequence[str], frame: Frame) -> Coroutine[Any, Any, Begun]:
+    """`send`, up to where only the sessions are waited for."""
+    return _request(keys, send_event(frame, conf.options().send_timeout))
+
+
+def begin_close(keys: Sequence[str], frame: Frame | None, code: int, reason: str) -> Coroutine[Any, Any, Begun]:
+    """`close`, up to where only the sessions are waited for."""
+    return _request(list(dict.fromkeys(keys)), close_event(frame, code, reason))
+
+
 async def send(keys: Sequence[str], frame: Frame) -> Delivery:
     """Send a frame to each session; a key that is named twice gets it twice (contract: POST send)."""
-    return await _request(keys, send_event(frame, conf.options().send_timeout))
+    begun = await begin_send(keys, frame)
+    return begun if isinstance(begun, Delivery) else await begun.wait()
 
 
 async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "") -> Delivery:
     """Send a last frame, if any, then Close, to each session. No close callback follows (contract: POST close)."""
-    return await _request(list(dict.fromkeys(keys)), close_event(frame, code, reason))
+    begun = await begin_close(keys, frame, code, reason)
+    return begun if isinstance(begun, Delivery) else await begun.wait()
 
 
 async def missing(keys: Sequence[str]) -> set[str]:
@@ -86,7 +141,7 @@ async def missing(keys: Sequence[str]) -> set[str]:
     return {key for key, group in groups.items() if group in gone}
 
 
-async def _request(keys: Sequence[str], event: Event) -> Delivery:
+async def _request(keys: Sequence[str], event: Event) -> Begun:
     channel_layer = layer()
     if not channel_layer.started:
         await channel_layer.start()
@@ -113,11 +168,10 @@ async def _request(keys: Sequence[str], event: Event) -> Delivery:
         else:
             if outcome is not None:
                 waiting.append((position, outcome))
-    for position, outcome in waiting:
-        try:
-            await outcome
-        except DeliveryError as error:
-            errors[position] = error
+    return Pending(keys, errors, waiting) if waiting else _delivery(keys, errors)
+
+
+def _delivery(keys: Sequence[str], errors: dict[int, DeliveryError]) -> Delivery:
     if not errors:
         return _ALL
     unknown = any(isinstance(error, ClusterUnreachable | ClusterLost) for error in errors.values())

@@ -6,6 +6,7 @@ KuiperbeltError
 │   ├── SessionHeaderMissing     400
 │   ├── BadRequest               400: malformed key, too many keys, bad close code, text that isn't UTF-8
 │   ├── BodyTooLarge             413
+│   ├── BatchTooLarge            413: a batch has too many lines, or one of them too many bytes
 │   ├── Unauthorized             401
 │   ├── Forbidden                403
 │   └── Unavailable              503: the database can't be asked
@@ -60,6 +61,12 @@ class BodyTooLarge(ApiError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"request body is too large: at most {limit} bytes are taken (EKBO_MAX_BODY_SIZE)")
+
+
+class BatchTooLarge(ApiError):
+    """What a batch has too much of; the text says how much is taken."""
+
+    status = 413
 
 
 class Unauthorized(ApiError):

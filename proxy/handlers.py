@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import resolve
 
 from proxy import conf, protocol
@@ -25,7 +25,7 @@ API = "kuiperbelt.api"
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-View = Callable[["ProxyRequest"], Awaitable[HttpResponse]]
+View = Callable[["ProxyRequest"], Awaitable[HttpResponse | StreamingHttpResponse]]
 
 logger = logging.getLogger("proxy.api")
 access_logger = logging.getLogger("proxy.access")
@@ -56,21 +56,26 @@ class ProxyRequest(ASGIRequest):
         """The value of the first header of this lower-case name, or nothing."""
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
 
+    async def read_piece(self) -> tuple[bytes, bool]:
+        """The next piece of the body, as it came, and whether there is more; raises ClientHungUp."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientHungUp
+        return message.get("body", b""), message.get("more_body", False)
+
     async def read_body(self, limit: int) -> bytes:
         """The body, of at most `limit` bytes; raises BodyTooLarge, as soon as that is known, or ClientHungUp."""
         announced = self.header(b"content-length")
         if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
             raise BodyTooLarge(limit)
         body: bytes = b""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientHungUp
-            body += message.get("body", b"")
+        more = True
+        while more:
+            piece, more = await self.read_piece()
+            body += piece
             if len(body) > limit:
                 raise BodyTooLarge(limit)
-            if not message.get("more_body", False):
-                return body
+        return body
 
 
 async def _not_found(request: ProxyRequest) -> HttpResponse:
@@ -83,8 +88,9 @@ class ProxyHandler:
     def __init__(self, fallback: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._fallback = fallback
         options = conf.options()
-        api = (options.send_path, options.close_path, options.stats_path, options.ping_path, options.ready_path)
-        paths = (options.connect_path, options.sessions_path, *api)
+        pushes = (options.send_path, options.close_path, options.batch_path)
+        others = (options.connect_path, options.stats_path, options.ping_path, options.ready_path)
+        paths = (*pushes, *others, options.sessions_path)
         # Their paths have no parameters, so each is resolved once.
         self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in paths}
         # Below this path, each key of a session is one.
@@ -121,7 +127,7 @@ class ProxyHandler:
             return
         started = perf_counter()
         try:
-            response = await view(ProxyRequest(scope, receive))
+            response: HttpResponse | StreamingHttpResponse = await view(ProxyRequest(scope, receive))
         except ClientHungUp:
             return
         except ApiError as error:
@@ -136,12 +142,28 @@ class ProxyHandler:
         except Exception:
             logger.exception("%s %s: unexpected error", scope["method"], self._in_log(scope["path"]))
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
-        content = response.content
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
-        headers.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        if isinstance(response, StreamingHttpResponse):
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await self._stream(response, send)
+        else:
+            content = response.content
+            headers.append((b"content-length", b"%d" % len(content)))
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
         if self._log:
             taken = perf_counter() - started
             path = self._in_log(scope["path"])
             access_logger.info("%s %s %d %.6f", scope["method"], path, response.status_code, taken)
+
+    async def _stream(self, response: StreamingHttpResponse, send: Send) -> None:
+        """The body, piece by piece, each when the server has taken the one before. Without its end it is broken off."""
+        try:
+            async for piece in response:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except (ClientHungUp, asyncio.CancelledError):  # or the server ends, and this took too long
+            return
+        except Exception:
+            logger.exception("unexpected error in the middle of an answer")
+            return
+        await send({"type": "http.response.body", "body": b""})

@@ -31,6 +31,9 @@ class Options:
     connect_path: str = option("path.connect", "EKBO_CONNECT_PATH", values.path, "/connect", "where clients connect")
     send_path: str = option("path.send", "EKBO_SEND_PATH", values.path, "/send", "where the backend pushes")
     close_path: str = option("path.close", "EKBO_CLOSE_PATH", values.path, "/close", "where the backend closes")
+    batch_path: str = option(
+        "path.batch", "EKBO_BATCH_PATH", values.path, "/batch", "where the backend pushes many at once"
+    )
     stats_path: str = option("path.stats", "EKBO_STATS_PATH", values.path, "/stats", "counters for monitoring")
     ping_path: str = option("path.ping", "EKBO_PING_PATH", values.path, "/ping", "is the process alive?")
     ready_path: str = option("path.ready", "EKBO_READY_PATH", values.path, "/ready", "can it do all its work?")
@@ -96,6 +99,15 @@ class Options:
     )
     max_body_size: int = option(
         "max_body_size", "EKBO_MAX_BODY_SIZE", values.size, 1 << 20, "bytes of an API request's body; over: 413"
+    )
+    max_batch_lines: int = option(
+        "max_batch_lines", "EKBO_MAX_BATCH_LINES", values.count, 100_000, "lines of a batch; 0: no limit"
+    )
+    max_batch_line_size: int = option(
+        "max_batch_line_size", "EKBO_MAX_BATCH_LINE_SIZE", values.size, 2 << 20, "bytes of one line of it"
+    )
+    batch_window: int = option(
+        "batch_window", "EKBO_BATCH_WINDOW", values.count, 1000, "sessions that a batch waits for at once; 0: one line"
     )
     origin_policy: values.OriginPolicy = option(
         "origin_policy",

@@ -98,15 +98,19 @@ def session_keys(values: Iterable[bytes]) -> list[str]:
             raise BadRequest(f"too many session keys: expected at most {MAX_KEYS}")
     if not keys:
         raise SessionHeaderMissing
-    if checked:
-        return keys
+    if not checked:
+        check_keys(keys)
+    return keys
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raises BadRequest for a malformed session key."""
     for position, key in enumerate(keys, 1):
         if not is_session_key(key):
             raise BadRequest(
                 f"session key {position} is malformed: expected 1-256 visible ASCII characters, "
                 f"found {len(key)} characters" + ("" if len(key) > 256 else " with others among them")
             )
-    return keys
 
 
 def is_binary(content_type: str) -> bool:
@@ -120,6 +124,11 @@ def make_frame(body: bytes, content_type: str) -> Frame:
     return Frame(body if is_binary(content_type) else body.decode(), len(body))
 
 
+def is_close_code(code: int) -> bool:
+    """May a backend close with this code (RFC 6455 section 7.4.2)?"""
+    return code == 1000 or 3000 <= code <= 4999
+
+
 def close_code(headers: Headers) -> int:
     """The code that a close request asks for, 1000 if none; raises BadRequest."""
     values = header_values(headers, b"x-kuiperbelt-close-code")
@@ -128,7 +137,7 @@ def close_code(headers: Headers) -> int:
     text = values[0].decode("latin-1")
     if len(values) == 1 and text.isascii() and text.isdigit() and len(text) == 4:
         code = int(text)
-        if code == 1000 or 3000 <= code <= 4999:
+        if is_close_code(code):
             return code
     raise BadRequest(f"X-Kuiperbelt-Close-Code: expected 1000 or 3000-4999, found {text[:20]!r}")
 

@@ -59,13 +59,14 @@ Push = Callable[[Sequence[str], bytes, Head], Coroutine[Any, Any, Delivery]]
 
 def send(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
     """POST {path.send}: a frame for each session."""
-    return delivery.send(keys, _frame(body, head))
+    return delivery.send(keys, frame(body, head.content_type.decode("latin-1")))
 
 
 def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
     """POST {path.close}: a last frame, if there is a body, then Close, for each session."""
     code, reason = protocol.close_code(head.headers), protocol.close_reason(head.headers)
-    return delivery.close(keys, _frame(body, head) if body else None, code, reason)
+    last = frame(body, head.content_type.decode("latin-1")) if body else None
+    return delivery.close(keys, last, code, reason)
 
 
 _VERBS: dict[Push, str] = {send: "send", close: "close"}
@@ -79,9 +80,10 @@ def answer(done: Delivery) -> tuple[int, bytes]:
     return status, protocol.failures_body(done.failures, result)
 
 
-def _frame(body: bytes, head: Head) -> Frame:
+def frame(body: bytes, content_type: str) -> Frame:
+    """What a body is for a client (contract: POST send). Raises BadRequest."""
     try:
-        return protocol.make_frame(body, head.content_type.decode("latin-1"))
+        return protocol.make_frame(body, content_type)
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"text body: expected UTF-8, found other bytes at {error.start}; "

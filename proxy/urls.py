@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from proxy import conf, reconcile, views
+from proxy import batch, conf, reconcile, views
 
 _options = conf.options()
 
@@ -10,6 +10,7 @@ urlpatterns = [
     path(_options.connect_path.removeprefix("/"), views.connect),
     path(_options.send_path.removeprefix("/"), views.send),
     path(_options.close_path.removeprefix("/"), views.close),
+    path(_options.batch_path.removeprefix("/"), batch.batch),
     path(_options.ping_path.removeprefix("/"), views.ping),
     path(_options.ready_path.removeprefix("/"), views.ready),
     path(_options.stats_path.removeprefix("/"), views.show_stats),

@@ -12,6 +12,8 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    whole: bool = True
+    """Was it ended, or broken off?"""
 
 
 async def ask(
@@ -46,6 +48,8 @@ async def ask(
     await ProxyHandler(fallback)(scope, receive, send)
     if not sent:
         return None
-    start, content = sent
+    start, *content = sent
     decoded = {name.decode(): value.decode() for name, value in start["headers"]}
-    return Answer(start["status"], decoded, content["body"])
+    return Answer(
+        start["status"], decoded, b"".join(part["body"] for part in content), not content[-1].get("more_body")
+    )

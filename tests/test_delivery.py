@@ -106,3 +106,32 @@ def test_group_names_are_valid_and_differ_where_keys_differ(one: str, other: str
     layer = delivery.layer()
     assert layer.require_valid_group_name(delivery.group_name(one))
     assert (delivery.group_name(one) == delivery.group_name(other)) is (one == other)
+
+
+async def test_what_was_begun_tells_how_it_ended_when_the_last_session_has_answered() -> None:
+    loop = asyncio.get_running_loop()
+    slow, cancelled, fine = (loop.create_future() for _ in range(3))
+    for key, outcome in (("slow", slow), ("cancelled", cancelled), ("fine", fine)):
+        await session(key, outcome)
+    begun = await delivery.begin_send(["gone", "slow", "fine", "cancelled"], FRAME)
+    assert isinstance(begun, delivery.Pending)
+    told: list[delivery.Delivery] = []
+    begun.when_done(told.append)
+    slow.set_exception(SendTimeout())
+    fine.set_result(None)
+    await asyncio.sleep(0)
+    assert not told
+    cancelled.cancel()
+    await asyncio.sleep(0)
+    (done,) = told
+    assert [(failure.session, failure.error) for failure in done.failures] == [
+        ("gone", "kuiperbelt: session is not found"),
+        ("slow", "context deadline exceeded"),
+        ("cancelled", "kuiperbelt: session is closed"),
+    ]
+
+
+async def test_what_ends_at_once_is_not_pending() -> None:
+    await session("bob")
+    assert await delivery.begin_send(["bob"], FRAME) == delivery.Delivery()
+    assert await delivery.begin_close(["bob"], None, 1000, "") == delivery.Delivery()

@@ -48,3 +48,23 @@ async def test_the_access_log_names_no_query(caplog: pytest.LogCaptureFixture) -
         with override_settings(KUIPERBELT=conf.Options(suppress_access_log=True)):
             await ask("GET", "/ping")
         assert not caplog.records
+
+
+async def test_an_error_in_the_middle_of_an_answer_breaks_it_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*args: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(delivery, "begin_send", fails)
+    answer = await ask("POST", "/batch", body=[b'[]\n{"session":"bob","body":"x"}'])
+    assert answer
+    assert (answer.status, answer.whole) == (200, False)
+    assert b"secret" not in answer.body
+    assert "secret detail" in caplog.text
+
+
+async def test_who_hangs_up_in_the_middle_of_an_answer_gets_no_end() -> None:
+    answer = await ask("POST", "/batch", body=[b"[]\n", b"{"], hang_up=True)
+    assert answer
+    assert (answer.body.count(b'"line":1,'), answer.whole) == (1, False)
