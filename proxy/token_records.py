@@ -1,7 +1,7 @@
 """Push tokens in the database: which ones were made, and which ones are revoked. Commands write, `nodes` reads."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.utils import timezone
@@ -24,6 +24,15 @@ def revoke(identity: UUID) -> bool:
     found = Token.objects.filter(pk=identity)
     found.filter(revoked_at=None).update(revoked_at=timezone.now())
     return found.exists()
+
+
+def revoke_token(token: bytes) -> None:
+    """The same for a token, which this database needn't know: it may come from another one. Raises Unauthorized."""
+    grant = tokens.verified(token)
+    expires_at = datetime.fromtimestamp(grant.expires, UTC)
+    facts = {"prefix": grant.prefix, "verbs": ",".join(grant.verbs), "expires_at": expires_at}
+    record, _ = Token.objects.get_or_create(pk=UUID(grant.id), defaults=facts)
+    revoke(record.pk)
 
 
 def revoked() -> list[str]:
