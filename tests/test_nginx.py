@@ -81,12 +81,13 @@ async def postgres() -> AsyncIterator[PostgresServer]:
 async def site(
     servers: Servers, redis: RedisServer, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Site]:
-    *exports, migrate, start = block("sh", "runproxy").strip().splitlines()
+    *exports, start = block("sh", "runproxy").strip().splitlines()
     chosen = dict(shlex.split(line)[1].split("=", 1) for line in exports)
     assert chosen["EKBO_REDIS_URL"] == "redis://:PASSWORD@10.0.0.10:6379/0"
     chosen |= {"EKBO_REDIS_URL": redis.url, "EKBO_TRUSTED_PROXIES": "127.0.0.10", "EKBO_REDIS_PREFIX": "readme"}
     assert chosen["EKBO_DATABASE_URL"] == "postgres://kuiperbelt:PASSWORD@10.0.0.10:5432/kuiperbelt"
     chosen["EKBO_DATABASE_URL"] = postgres.url
+    (migrate,) = re.findall(r"`(\S+ manage.py migrate)`", SECTION)
     migrating = await asyncio.create_subprocess_exec(
         *migrate.split(), cwd=ROOT, env=environment(servers.backend.port, chosen), stdout=asyncio.subprocess.DEVNULL
     )
