@@ -69,9 +69,10 @@ def watch_daphne() -> None:
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
 
-    if conf.options().has_api_listener:
+    daphne = "daphne.cli" in sys.modules  # as an installed app it brings its reactor under any server
+    if daphne and conf.options().has_api_listener:
         logger.error("EKBO_API_PORT, EKBO_API_SOCK: daphne has one listener, the public one, so the API is nowhere")
-    if conf.options().tls_cert:
+    if daphne and conf.options().tls_cert:
         logger.error("EKBO_TLS_CERT: daphne reads its own command line only, -e ssl:…")
 
     def end() -> Any:

@@ -1,7 +1,11 @@
 """The lifespan events. How sessions end with each server: the contract tests, SIGTERM."""
 
+import pytest
+
 from proxy import callbacks
 from proxy.lifespan import lifespan
+from tests.clients import request
+from tests.servers import ALONE, Servers, free_port
 
 
 async def test_the_end_closes_connections_to_the_backend() -> None:
@@ -19,3 +23,13 @@ async def test_the_end_closes_connections_to_the_backend() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert callbacks.client() is not client
     await callbacks.shut_down()
+
+
+@pytest.mark.parametrize("kind", ALONE)
+async def test_daphne_says_what_it_can_not_do(servers: Servers, kind: str) -> None:
+    """And no other server does, though each has daphne among its installed apps."""
+    server = await servers.start(kind, {"EKBO_API_PORT": str(free_port())})
+    assert (await request(server, "GET", "/ping")).status == 200
+    await server.stop()
+    said = [line for line in server.output().splitlines() if "daphne has one listener" in line]
+    assert len(said) == (kind == "daphne")
