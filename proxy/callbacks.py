@@ -16,9 +16,10 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from proxy.conf import Options, options
-from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.exceptions import CallbackError, ConnectRefused, NoBackendAnswer
 from proxy.forwarding import TextHeaders, callback_query, set_headers
 from proxy.protocol import Frame, is_session_key, make_frame
+from proxy.upstream import upstreams
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
 KINDS = ("connect", "establish", "receive", "close")
@@ -58,6 +59,7 @@ class Callbacks:
         self._options = config
         # One pool for each kind, so that a callback that hangs doesn't keep the others waiting for a connection.
         self._clients = {name: _client(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for name in KINDS}
+        self._upstreams = upstreams(config)
         self._fresh = _client(limit=0, force_close=True)
         parts = urlsplit(config.connect_callback)
         self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
@@ -147,11 +149,21 @@ class Callbacks:
         return content, answer
 
     async def _request(self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+        """One exchange, when it is its turn. Raises BackendBusy when it isn't made at all."""
+        timeout = self._options.callback_timeout
+        if upstream := self._upstreams.get(name):
+            async with upstream.turn(name) as waited:
+                return await self._ask(name, url, headers, body, limit, timeout - waited if timeout else None)
+        return await self._ask(name, url, headers, body, limit, timeout or None)
+
+    async def _ask(
+        self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
+    ) -> Answer:
         """One exchange, body included, inside callback.timeout; proxy_set_header is applied last."""
         sent = set_headers([*headers, ("Accept-Encoding", "identity")], self._options.proxy_set_header)
         method = "GET" if body is None else "POST"
         try:
-            async with asyncio.timeout(self._options.callback_timeout or None):
+            async with asyncio.timeout(timeout):
                 try:
                     status, answer, content = await _exchange(self._clients[name], method, url, sent, body, limit)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -161,11 +173,11 @@ class Callbacks:
                     status, answer, content = await _exchange(self._fresh, method, url, sent, body, limit)
         except TimeoutError:
             expected = f"an answer within {self._options.callback_timeout:g}s"
-            raise CallbackError(f"{name}: expected {expected}, found none") from None
+            raise NoBackendAnswer(f"{name}: expected {expected}, found none") from None
         except (aiohttp.ClientError, ValueError) as error:
             # Never the error's own text: it can hold the URL, and so the client's query.
             reason = getattr(error, "strerror", None) or getattr(error, "message", None) or ""
-            raise CallbackError(f"{name}: {type(error).__name__} {str(reason)[:200]!r}") from None
+            raise NoBackendAnswer(f"{name}: {type(error).__name__} {str(reason)[:200]!r}") from None
         if len(content) > limit and status == 200:
             raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
         return status, answer, content[:limit]  # a refusal is relayed as far as it goes

@@ -15,7 +15,7 @@ from proxy import callbacks, store
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
-from proxy.exceptions import CallbackError
+from proxy.exceptions import BackendBusy, CallbackError
 from proxy.journal import Journal, Row, Stored
 from proxy.protocol import plain
 from proxy.stats import stats
@@ -52,7 +52,8 @@ async def tell(session: callbacks.Session, code: int, reason: str) -> str:
     try:
         await callbacks.client().close(session, code, reason)
     except CallbackError as error:
-        logger.warning("connection %s: close callback failed: %s", session.connection, error)
+        if not isinstance(error, BackendBusy):  # a line for each session; `breaker` has said it once
+            logger.warning("connection %s: close callback failed: %s", session.connection, error)
         return str(error)
     finally:
         stats.closing_connections -= 1

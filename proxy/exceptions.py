@@ -20,6 +20,8 @@ KuiperbeltError
 │       └── ClusterLost          the same, because Redis went away meanwhile
 ├── ConnectRefused               a handshake is refused; carries the answer for the client
 ├── CallbackError                the backend didn't answer a callback as it should
+│   ├── NoBackendAnswer          not at all: unreachable, too slow, not HTTP
+│   └── BackendBusy              it wasn't asked: too many callbacks at once, or it gives no answers
 └── DeclaredDead                 another process has taken over what this one had in the database
 
 Errors of the configuration aren't exceptions: they are collected as `conf.Problem` and reported together.
@@ -143,6 +145,18 @@ class ConnectRefused(KuiperbeltError):
 
 class CallbackError(KuiperbeltError):
     """The backend was unreachable, too slow, or answered what the contract doesn't allow."""
+
+
+class NoBackendAnswer(CallbackError):
+    """Nothing came that is an HTTP answer: what a circuit breaker counts."""
+
+
+class BackendBusy(CallbackError):
+    """The backend wasn't asked, so as not to be overrun; it may be in `retry_after` seconds."""
+
+    def __init__(self, text: str, retry_after: int) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class DeclaredDead(KuiperbeltError):

@@ -10,7 +10,7 @@ from typing import Any
 from proxy import callbacks, delivery, forwarding
 from proxy.conf import Options
 from proxy.endpoint import endpoint_for
-from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionTaken
+from proxy.exceptions import BackendBusy, CallbackError, ConnectRefused, DeliveryError, SessionTaken
 from proxy.origins import origin_allowed
 from proxy.stats import stats
 
@@ -46,6 +46,9 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
         sent.append(("X-Kuiperbelt-Subprotocols", ", ".join(offered)))
     try:
         return await callbacks.client().connect(sent, scope["query_string"], offered)
+    except BackendBusy as error:
+        retry_after = (b"retry-after", str(error.retry_after).encode())
+        raise ConnectRefused.plain(503, "the backend is busy", retry_after) from error
     except CallbackError as error:
         logger.warning("connection %s: refused with 502: %s", connection, error)
         raise ConnectRefused.plain(502, "Bad Gateway") from error

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from proxy.exceptions import CallbackError
+from proxy.exceptions import BackendBusy, CallbackError
 from proxy.protocol import Frame
 from proxy.stats import stats
 from proxy.transports import Transport
@@ -67,7 +67,8 @@ class Inbound:
                 await self._deliver(frame)
             except CallbackError as error:
                 stats.receive_errors += 1
-                logger.warning("connection %s: receive callback failed: %s", self._connection, error)
+                if not isinstance(error, BackendBusy):  # a line for each frame; `breaker` has said it once
+                    logger.warning("connection %s: receive callback failed: %s", self._connection, error)
                 if self._ended:
                     break
             self._queue.popleft()

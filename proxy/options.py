@@ -55,6 +55,28 @@ class Options:
     callback_timeout: float = option(
         "callback.timeout", "EKBO_CALLBACK_TIMEOUT", values.duration, 10.0, "for a whole callback; 0: none"
     )
+    callback_limit: int = option(
+        "callback.limit", "EKBO_CALLBACK_LIMIT", values.count, 0, "callbacks at once to a backend, per process; 0: any"
+    )
+    connect_limit: int = option(
+        "callback.connect_limit", "EKBO_CONNECT_CALLBACK_LIMIT", values.count, 0, "of them connect (and of establish)"
+    )
+    receive_limit: int = option(
+        "callback.receive_limit", "EKBO_RECEIVE_CALLBACK_LIMIT", values.count, 0, "of them receive; 0: all of them"
+    )
+    close_limit: int = option(
+        "callback.close_limit", "EKBO_CLOSE_CALLBACK_LIMIT", values.count, 0, "of them close; 0: all of them"
+    )
+    callback_queue_size: int = option(
+        "callback.queue_size", "EKBO_CALLBACK_QUEUE_SIZE", values.count, 100, "connects that wait for a turn; over: 503"
+    )
+    breaker_failures: int = option(
+        "callback.breaker_failures",
+        "EKBO_CALLBACK_BREAKER_FAILURES",
+        values.count,
+        0,
+        "callbacks in a row without answer, then 503 at once; 0: off",
+    )
     receive_reply: bool = option(
         "receive_reply", "EKBO_RECEIVE_REPLY", values.boolean, False, "send the receive callback's answer to the client"
     )

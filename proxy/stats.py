@@ -44,6 +44,10 @@ class Stats:
     message_errors = Counter("frames that were accepted but could not be written")
     closing_connections = Counter("close callbacks under way", gauge=True)
     # Not among the fields of /stats, which are kuiperbelt's.
+    callbacks_refused = Counter("callbacks that weren't made because the backend had too many or gave no answers")
+    callbacks_waiting = Counter("callbacks in line for their turn at the backend", gauge=True)
+    backends_failing = Counter("backends that give no answers, counted by each process (breaker)", gauge=True)
+    backend_failures = Counter("times that a backend began to give no answers (breaker)")
     receive_errors = Counter("receive callbacks that failed")
     no_answers = Counter("requests to other processes that weren't answered in time")
     stale_requests = Counter("requests from other processes that were dropped because they came too late")
@@ -84,6 +88,10 @@ class Stats:
         names = ("connections", "total_connections", "total_messages", "connect_errors", "message_errors")
         counts = {name: totals[name] for name in (*names, "closing_connections")}
         return json.dumps(counts, separators=(",", ":")).encode() + b"\n"
+
+    def as_full_json(self) -> bytes:
+        """Every counter: kuiperbelt's monitoring doesn't ask for these."""
+        return json.dumps(self.totals(), separators=(",", ":")).encode() + b"\n"
 
     def as_tsv(self) -> bytes:
         totals = self.totals()

@@ -72,9 +72,10 @@ async def ready(request: ProxyRequest) -> HttpResponse:
 
 
 async def show_stats(request: ProxyRequest) -> HttpResponse:
-    """GET {path.stats}: JSON, or with ?format=tsv|txt|text lines of NAME, VALUE, EPOCH."""
+    """GET {path.stats}: JSON, or with ?format=tsv|txt|text lines of NAME, VALUE, EPOCH; ?format=full: all counters."""
     # Not request.GET, which raises for a query of very many parameters.
     query = dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
     if query.get("format") in ("tsv", "txt", "text"):
         return HttpResponse(stats.as_tsv(), content_type="text/plain")
-    return HttpResponse(stats.as_json(), content_type="application/json")
+    content = stats.as_full_json() if query.get("format") == "full" else stats.as_json()
+    return HttpResponse(content, content_type="application/json")

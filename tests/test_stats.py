@@ -1,5 +1,6 @@
 """The counters: two formats, exactly as kuiperbelt writes them, and a slot per process (contract: GET ping, stats)."""
 
+import json
 import time
 
 from proxy.stats import Stats
@@ -17,6 +18,12 @@ def test_json() -> None:
         b'{"connections":1,"total_connections":2,"total_messages":3,'
         b'"connect_errors":4,"message_errors":5,"closing_connections":6}\n'
     )
+
+
+def test_full_json_has_every_counter() -> None:
+    full = json.loads(counted().as_full_json())
+    assert list(full) == list(Stats.counters)
+    assert (full["connections"], full["closing_connections"], full["callbacks_refused"]) == (1, 6, 0)
 
 
 def test_tsv() -> None:
@@ -42,7 +49,12 @@ def test_counters_are_plain_numbers_to_their_users() -> None:
 
 def test_every_counter_has_a_meaning() -> None:
     assert [name for name, counter in Stats.counters.items() if not counter.meaning] == []
-    assert [name for name, counter in Stats.counters.items() if counter.gauge] == ["connections", "closing_connections"]
+    assert [name for name, counter in Stats.counters.items() if counter.gauge] == [
+        "connections",
+        "closing_connections",
+        "callbacks_waiting",
+        "backends_failing",
+    ]
 
 
 def test_totals_are_over_all_slots() -> None:

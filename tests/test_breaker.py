@@ -1,0 +1,86 @@
+"""The circuit breaker's states, and what it says about them."""
+
+import logging
+import time
+
+import pytest
+
+from proxy import breaker
+from proxy.breaker import Breaker
+from proxy.exceptions import BackendBusy
+from proxy.stats import stats
+
+PAUSE = 0.05
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", PAUSE)
+
+
+def opened(limit: int = 3) -> Breaker:
+    one = Breaker("http://backend", limit)
+    assert [one.failed(one.enter()) for _ in range(limit)] == [False] * (limit - 1) + [True]
+    return one
+
+
+def test_failures_in_a_row_open_it_others_do_not() -> None:
+    one = Breaker("http://backend", 2)
+    for _ in range(5):
+        assert not one.failed(one.enter())
+        one.answered(one.enter())
+    assert not one.is_open
+    assert opened().is_open
+
+
+def test_without_a_limit_it_stays_closed() -> None:
+    one = Breaker("http://backend", 0)
+    assert not any(one.failed(one.enter()) for _ in range(100))
+
+
+def test_one_probe_at_a_time_after_a_pause_that_grows() -> None:
+    one = opened()
+    with pytest.raises(BackendBusy) as refused:
+        one.enter()
+    assert refused.value.retry_after == 1
+    time.sleep(PAUSE)
+    assert one.enter()
+    with pytest.raises(BackendBusy):
+        one.enter()
+    assert not one.failed(True)
+    one.leave()
+    time.sleep(PAUSE)
+    with pytest.raises(BackendBusy):  # the second pause is twice as long
+        one.enter()
+    time.sleep(PAUSE)
+    assert one.enter()
+    one.leave()  # cancelled: the next one is the probe
+    assert one.enter()
+    one.answered(True)
+    one.leave()
+    assert not one.is_open
+    assert one.enter() is False
+
+
+def test_late_answers_and_failures_of_before_change_nothing() -> None:
+    one = opened()
+    one.answered(False)
+    assert one.is_open
+    assert not one.failed(False)
+
+
+def test_it_is_said_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+    before, failing = stats.backend_failures, stats.backends_failing
+    with caplog.at_level(logging.INFO, "proxy.backend"):
+        one = opened()
+        for _ in range(5):
+            one.failed(False)
+        assert (stats.backend_failures, stats.backends_failing) == (before + 1, failing + 1)
+        time.sleep(PAUSE)
+        one.failed(one.enter())
+        one.answered(True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "backend http://backend: 3 callbacks in a row without an answer",
+        "backend http://backend: answers again",
+    ]
+    assert stats.backends_failing == failing
