@@ -29,12 +29,22 @@ def test_no_script_may_stand_in_a_page() -> None:
 
 
 async def test_security_headers(site: Site) -> None:
-    for path, status in (("/admin/login/", 200), ("/admin/", 302), ("/nowhere/", 404)):
-        response = await request(site.server, "GET", path)
+    here, elsewhere = ("Host", "localhost"), ("Host", "evil.example")
+    for path, host, status in (
+        ("/admin/login/", here, 200),
+        ("/admin/", here, 302),
+        ("/nowhere/", here, 404),
+        ("/admin/", elsewhere, 400),
+    ):
+        response = await request(site.server, "GET", path, [host])
         assert response.status == status
         assert response.one("Content-Security-Policy") == POLICY
         assert response.one("X-Frame-Options") == "DENY"
         assert response.one("X-Content-Type-Options") == "nosniff"
+        assert response.one("Referrer-Policy") == "same-origin"
+        assert response.one("Cross-Origin-Opener-Policy") == "same-origin"
+    static = await request(site.server, "GET", SCRIPT)
+    assert static.one("X-Content-Type-Options") == "nosniff"
 
 
 async def test_cookies_are_the_admins_only(site: Site) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proxy import reload
-from tests.clients import Http, client
+from tests.clients import Http, client, request
 from tests.servers import Server, Servers
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -86,4 +88,27 @@ async def test_keys_rotate(servers: Servers, tmp_path: Path, key: str, kind: str
         await hang_up(server, lambda log: log.count("configuration: not read anew, what was in use stays") == said)
         await check(old=401, new=200, yaml=401)
         assert connection.close_code is None
+    assert await server.stop() == 0
+
+
+async def test_a_worker_that_comes_later_has_the_keys_of_the_last_rotation(servers: Servers, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{OLD}\n")
+    server = await servers.start("workers", servers.cluster_env() | {"EKBO_API_KEYS_FILE": str(keys)})
+    keys.write_text(f"{NEW}\n")
+    await hang_up(server, lambda log: log.count("configuration: read anew") == 3)
+    before = len(server.output())
+    worker = re.search(r"worker 1 \(pid (\d+)\) listening", server.output())
+    assert worker
+    os.kill(int(worker[1]), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while "worker 1" not in (log := server.output()[before:]) or "listening" not in log:
+        assert time.monotonic() < deadline, log
+        await asyncio.sleep(0.02)
+    found = set()
+    for _ in range(20):  # by new connections, which both workers get
+        for name, value in (("old", OLD), ("new", NEW)):
+            answer = await request(server, "GET", "/sessions", [("Authorization", f"Bearer {value}")])
+            found.add((name, answer.status))
+    assert found == {("old", 401), ("new", 200)}
     assert await server.stop() == 0
