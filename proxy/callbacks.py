@@ -5,7 +5,9 @@ backend can't be reached, is too slow, or answers what the contract doesn't allo
 """
 
 import asyncio
+import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,15 +17,18 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from proxy import reload
 from proxy.conf import Options, options
 from proxy.exceptions import CallbackError, ConnectRefused, NoBackendAnswer
 from proxy.forwarding import TextHeaders, callback_query, set_headers
 from proxy.protocol import Frame, is_session_key, make_frame
+from proxy.signatures import secret_bytes, signed
 from proxy.upstream import upstreams
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
 KINDS = ("connect", "establish", "receive", "close")
 MAX_CONNECTIONS = 512  # of each kind; a callback over that waits inside its time-out
+EVENT_ID = "X-Kuiperbelt-Event-Id"
 KEEP_ALIVE = 10.0  # seconds that an unused connection to a backend is kept
 
 # What a refused client gets to see of the backend's headers.
@@ -60,6 +65,7 @@ class Callbacks:
         # One pool for each kind, so that a callback that hangs doesn't keep the others waiting for a connection.
         self._clients = {name: _client(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for name in KINDS}
         self._upstreams = upstreams(config)
+        self.sign_with(config.signing_keys)
         self._fresh = _client(limit=0, force_close=True)
         parts = urlsplit(config.connect_callback)
         self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
@@ -73,6 +79,10 @@ class Callbacks:
             )
             if url
         }
+
+    def sign_with(self, keys: Sequence[str]) -> None:
+        """Sign callbacks with these from now on; with none, don't."""
+        self._secrets = [secret_bytes(key) for key in keys]
 
     async def shut_down(self) -> None:
         for client in (*self._clients.values(), self._fresh):
@@ -140,7 +150,7 @@ class Callbacks:
             (self._options.session_header, session.key),
             ("X-Kuiperbelt-Endpoint", session.endpoint),
             ("X-Kuiperbelt-Connection", session.connection),
-            ("X-Kuiperbelt-Event-Id", str(event_id or uuid.uuid4())),
+            (EVENT_ID, str(event_id or uuid.uuid4())),
             *(headers or ()),
         ]
         status, answer, content = await self._request(name, url, sent, body, limit)
@@ -159,8 +169,12 @@ class Callbacks:
     async def _ask(
         self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
     ) -> Answer:
-        """One exchange, body included, inside callback.timeout; proxy_set_header is applied last."""
+        """One exchange, body included, inside callback.timeout; proxy_set_header last, but for the signature."""
         sent = set_headers([*headers, ("Accept-Encoding", "identity")], self._options.proxy_set_header)
+        if self._secrets:
+            event_id = dict(headers).get(EVENT_ID) or str(uuid.uuid4())  # a connect is no event
+            # Instead of what a client may have sent under these names.
+            sent = set_headers(sent, signed(self._secrets, event_id, int(time.time()), body or b""))
         method = "GET" if body is None else "POST"
         try:
             async with asyncio.timeout(timeout):
@@ -223,6 +237,8 @@ def client() -> Callbacks:
     found = _clients.get(loop)
     if found is None:
         found = _clients[loop] = Callbacks(options())
+        made = found
+        reload.on_reload("keys that sign callbacks", lambda: made.sign_with(options().signing_keys))
     return found
 
 

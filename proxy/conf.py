@@ -19,13 +19,13 @@ from proxy.options import Options as Options
 NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
 """Where the problem is that only who serves or calls the backend has."""
 
-RELOADED = ("api_keys", "api_keys_file")
+RELOADED = ("api_keys", "api_keys_file", "signing_keys", "signing_keys_file")
 """Options that SIGHUP changes; all others stay as they were at the start."""
 
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
 _overrides: dict[str, Any] = {}
-_SECRETS = ("api_keys", "redis.url", "redis_url", "database_url", "secret_key", "proxy_set_header")
+_SECRETS = ("api_keys", "signing_keys", "redis.url", "redis_url", "database_url", "secret_key", "proxy_set_header")
 
 logger = logging.getLogger("proxy.conf")
 
@@ -69,8 +69,9 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
     problems += [Problem(key, "a known option", "this key") for key in document]
     problems += _conflicts(chosen, {problem.where for problem in problems})
     # Whoever asks for the keys needn't know where they come from.
-    if file := chosen.get("api_keys_file"):
-        chosen["api_keys"] = (*chosen.get("api_keys", ()), *file.keys)
+    for name in ("api_keys", "signing_keys"):
+        if file := chosen.get(f"{name}_file"):
+            chosen[name] = (*chosen.get(name, ()), *file.keys)
     return Options(**chosen), problems
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy import values
 from proxy.forwarding import Network
-from proxy.key_file import KeyFile, key_file
+from proxy.key_file import KeyFile, key_file, signing_key_file, signing_keys
 
 
 def option(key: str, variable: str, parse: Callable[[Any], Any], default: Any, meaning: str) -> Any:
@@ -76,6 +76,16 @@ class Options:
         values.count,
         0,
         "callbacks in a row without answer, then 503 at once; 0: off",
+    )
+    signing_keys: tuple[str, ...] = option(
+        "callback.signing_keys", "EKBO_CALLBACK_SIGNING_KEYS", signing_keys, (), "sign callbacks; two to rotate"
+    )
+    signing_keys_file: KeyFile | None = option(
+        "callback.signing_keys_file",
+        "EKBO_CALLBACK_SIGNING_KEYS_FILE",
+        signing_key_file,
+        None,
+        "file of further signing keys, one a line",
     )
     receive_reply: bool = option(
         "receive_reply", "EKBO_RECEIVE_REPLY", values.boolean, False, "send the receive callback's answer to the client"

@@ -7,6 +7,11 @@ packages=""
 command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
 command -v nginx >/dev/null 2>&1 || packages="$packages nginx-light"
+# The examples that verify signatures.
+command -v php >/dev/null 2>&1 || packages="$packages php-cli"
+command -v ruby >/dev/null 2>&1 || packages="$packages ruby"
+command -v node >/dev/null 2>&1 || packages="$packages nodejs"
+command -v perl >/dev/null 2>&1 || packages="$packages perl"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages="$packages postgresql"
 
 [ -n "$packages" ] || exit 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.key_file import key_file
+from proxy.key_file import key_file, signing_key_file, signing_keys
 
 
 def test_one_key_a_line(tmp_path: Path) -> None:
@@ -27,3 +27,23 @@ def test_a_file_without_usable_keys(tmp_path: Path, content: bytes) -> None:
 def test_what_is_no_file(name: object) -> None:
     with pytest.raises(ValueError, match="a readable file"):
         key_file(name)
+
+
+SIGNING = "whsec_" + "A" * 32
+
+
+def test_signing_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# the new one\n{SIGNING}\n")
+    assert signing_key_file(str(file)).keys == signing_keys(SIGNING) == (SIGNING,)
+    assert signing_keys(f"{SIGNING}, {SIGNING}") == (SIGNING, SIGNING)
+
+
+@pytest.mark.parametrize("key", ["A" * 32, f"{SIGNING}_", *("whsec_" + "A" * size for size in (28, 33, 88))])
+def test_what_is_no_signing_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=r"keys like whsec_… with base64 of 24 to 64 random bytes"):
+        signing_keys(key)
+    file = tmp_path / "keys"
+    file.write_text(key)
+    with pytest.raises(ValueError, match=r"a readable file with a key like whsec_…"):
+        signing_key_file(str(file))
