@@ -18,8 +18,9 @@ test: $(VENV)/dev.stamp ## set up, run all tests
 
 history: $(VENV)/dev.stamp ## clusters under random faults, judged by a checker; HISTORY_SECONDS, HISTORY_SEED
 	sh tests/system-tools.sh
-	HISTORY_SECONDS=$${HISTORY_SECONDS:-120} HISTORY_SEED=$${HISTORY_SEED:-$$(date +%s)} \
-		$(BIN)/python -m pytest -s tests/test_cluster_history.py $(PYTEST_ARGS)
+	HISTORY_SECONDS=$${HISTORY_SECONDS:-120} HISTORY_SEED=$${HISTORY_SEED:-$$(date +%s)} REDIS_RESTARTS=20 \
+		$(BIN)/python -m pytest -s tests/test_cluster_history.py \
+		tests/test_cluster_faults.py::test_redis_restarted_under_load $(PYTEST_ARGS)
 
 steady: $(VENV)/dev.stamp ## 1,000 clients on two nodes, 200 sends a second between them, calm and under faults; STEADY_SECONDS
 	sh tests/system-tools.sh

@@ -168,10 +168,11 @@ class RedisServer:
 
 def sentinel_config(name: str, master: RedisServer, quorum: int) -> str:
     """The configuration file of a Sentinel."""
+    login = f"sentinel auth-pass {name} {master.password}\n" if master.password else ""
     return (
         f"sentinel monitor {name} 127.0.0.1 {master.port} {quorum}\n"
         f"sentinel down-after-milliseconds {name} {DOWN_AFTER}\n"
-        f"sentinel failover-timeout {name} {FAILOVER_TIMEOUT}\n"
+        f"sentinel failover-timeout {name} {FAILOVER_TIMEOUT}\n{login}"
     )
 
 
@@ -180,15 +181,17 @@ class Sentinels:
     """One master, its replicas, and three Sentinels over them."""
 
     name: str = "kuiperbelt"
+    password: str = ""
+    """Of the servers; the Sentinels have none."""
     servers: list[RedisServer] = field(default_factory=list)
     """The first one starts as the master."""
     sentinels: list[RedisServer] = field(default_factory=list)
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, replicas: int = 1, count: int = 3) -> AsyncIterator[Sentinels]:
+    async def running(cls, replicas: int = 1, count: int = 3, password: str = "") -> AsyncIterator[Sentinels]:
         """All processes, once the Sentinels know each other, the master and the replicas."""
-        group = cls()
+        group = cls(password=password)
         try:
             await group.start(replicas, count)
             yield group
@@ -202,10 +205,11 @@ class Sentinels:
 
     async def start(self, replicas: int, count: int) -> None:
         """Start all; replicas first, because Sentinels look for them only every 10 s."""
-        quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-        master = RedisServer(arguments=quick)
+        quick: tuple[str, ...] = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+        quick += ("--masterauth", self.password) if self.password else ()
+        master = RedisServer(self.password, quick)
         follow = ("--replicaof", "127.0.0.1", str(master.port))
-        self.servers = [master, *(RedisServer(arguments=(*quick, *follow)) for _ in range(replicas))]
+        self.servers = [master, *(RedisServer(self.password, (*quick, *follow)) for _ in range(replicas))]
         for server in self.servers:
             await server.start()
 

@@ -1,8 +1,11 @@
 """Events for sessions in other processes, over a real Redis: answered truthfully, by whoever has the session."""
 
 import asyncio
+import math
+import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -282,6 +285,46 @@ async def test_events_that_no_session_could_use_are_dropped(trio: list[ClusterLa
     await asyncio.sleep(0.1)
     assert stats.bad_envelopes == before + 2
     assert not bob.events
+
+
+async def test_whatever_is_in_an_envelope_it_is_used_or_dropped(
+    trio: list[ClusterLayer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fields of the right types, and in them what no process of ours would say."""
+    one, other, _ = trio
+    bob = await session(one)
+    rng = random.Random(1)
+    texts = ["session.send", "session.close", "session.claim", "session.shared", "", "\0", "é" * 1000, "stale", "ok"]
+    numbers = [0, 1, -1, 1000, (1 << 64) - 1, -(1 << 63)]
+    reals = [0.0, -1.0, 1e308, -1e308, math.nan, math.inf, -math.inf]
+    inboxes = [one._inbox, other._inbox, b"test__inbox__x", b"test__inbox__\xff", b""]
+    frames = [{"type": "websocket.send", "text": "x"}, {"type": "websocket.send", "bytes": "x"}, {"type": []}]
+    names = ("message", "size", "timeout", "last", "code", "reason", "connection", "since", "fresh")
+
+    def event() -> Event:
+        anything = [None, True, [[]], *texts, *numbers, *reals, *frames, *frames]
+        return {"type": rng.choice(texts[:4])} | {name: rng.choice(anything) for name in names}
+
+    by_type: dict[type, Callable[[], Any]] = {
+        bytes: lambda: rng.choice([*inboxes, envelope.pack_event(event())]),
+        int: lambda: rng.choice([True, *numbers]),
+        float: lambda: rng.choice(reals),
+        str: lambda: rng.choice([*texts, "specific.x!1", f"specific.{one._process}!1"]),
+        bool: lambda: rng.choice([True, False]),
+        dict: event,
+        list: lambda: [[rng.choice(numbers), rng.choice(texts)], rng.choice(texts), [1]],
+    }
+    for _ in range(3000):
+        kind = rng.choice(list(envelope._FIELDS))
+        fields = {name: by_type[expected]() for name, expected in envelope._FIELDS[kind].items()}
+        channel = rng.choice([f"test__group__{GROUP}".encode(), one._inbox, one._common])
+        one._on_message(one._shards[0], channel, envelope.pack(kind, **fields))
+    bob.events.clear()
+    with pytest.raises(ClusterUnreachable):
+        await request(other)  # forged times of its clock were better than its own, so it begins another
+    await request(other)
+    assert bob.events == [EVENT]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_nobody_is_answered_outside_of_the_cluster(trio: list[ClusterLayer], redis: RedisServer) -> None:
