@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 IN_HAND = 1 << 20  # bytes of one turn over which it isn't waited for its end
 MAX_UNANSWERED = 100_000  # commands
+MAX_UNSENT = 32 << 20  # bytes that wait for a Redis which doesn't read; over what all requests together may have
 
 OnReply = Callable[[Any], None]
 """Called with Redis's answer, in the order of the commands; with LOST when the connection went before."""
@@ -48,6 +49,7 @@ class Link(asyncio.Protocol):
         self._unanswered: deque[tuple[OnReply, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
+        self._full = False
         self.closed = False
         self.number = 0
         """Redis's number for this connection; 0: it doesn't tell."""
@@ -64,6 +66,7 @@ class Link(asyncio.Protocol):
         self._connection = connection
         self._transport = cast(asyncio.Transport, connection._writer.transport)
         self._transport.set_protocol(self)
+        self._transport.set_write_buffer_limits(MAX_UNSENT)
         if early := bytes(connection._reader._buffer):
             self.data_received(early)
 
@@ -75,8 +78,8 @@ class Link(asyncio.Protocol):
     # Commands
 
     def call(self, on_reply: OnReply, *command: bytes) -> None:
-        """A command with one answer. On a lost link `on_reply` is called at once."""
-        if self.closed or len(self._unanswered) >= MAX_UNANSWERED:
+        """A command with one answer. On a link that is lost, or has too much to do, `on_reply` is called at once."""
+        if self.closed or self._full or len(self._unanswered) >= MAX_UNANSWERED:
             on_reply(LOST)
             return
         self._unanswered.append((on_reply, self._loop.time() + self._timeout))
@@ -154,6 +157,12 @@ class Link(asyncio.Protocol):
                     return
         except hiredis.ProtocolError as error:
             self.lose(f"expected RESP3, found something else: {error}")
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(str(exc) if exc else "Redis closed the connection")

@@ -132,6 +132,24 @@ async def test_too_much_unanswered(opened: Opened, monkeypatch: pytest.MonkeyPat
     assert answers == [b"PONG"] * 3 + [LOST] * 2
 
 
+async def test_too_much_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis doesn't read: what this process holds for it has an end."""
+    monkeypatch.setattr("proxy.link.MAX_UNSENT", 1 << 20)
+    async with RedisServer.running() as redis:
+        opened = await Opened(timeout=10).open(redis.url)
+        redis.pause()
+        large = b"x" * (1 << 20)
+        asking = [asyncio.create_task(opened.ask(b"ECHO", large)) for _ in range(50)]
+        done, waiting = await asyncio.wait(asking, timeout=0.2)
+        assert {task.result() for task in done} == {LOST}
+        assert len(done) > 30
+        assert opened.link._transport.get_write_buffer_size() < 3 << 20
+        redis.resume()
+        assert {*await asyncio.gather(*waiting)} == {large}
+        assert await opened.ask(b"PING") == b"PONG"
+        opened.link.lose("end of the test")
+
+
 async def test_what_cannot_be_reached() -> None:
     with pytest.raises(Exception, match=r"127\.0\.0\.1:9"):
         await Opened().open("redis://127.0.0.1:9")
