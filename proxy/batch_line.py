@@ -31,6 +31,8 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
         """The sessions that it is for; raises BadRequest."""
         if self.session is not None and self.sessions is None:
             keys = [self.session]
+            if protocol.is_session_key(self.session):  # nearly always
+                return keys
         elif self.sessions and self.session is None:
             keys = self.sessions
         else:

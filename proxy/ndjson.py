@@ -14,15 +14,12 @@ class Lines:
     def feed(self, piece: bytes) -> list[bytes | None]:
         """The lines that are complete with this piece, without their newlines; None for one over the limit."""
         *lines, rest = piece.split(b"\n")
-        complete: list[bytes | None] = []
-        for line in lines:
-            if self._too_long or self._rest:
-                self._add(line)
-                complete.append(self._take())
-            else:
-                complete.append(line if len(line) <= self._limit else None)
+        begun = []
+        if lines and (self._too_long or self._rest):
+            self._add(lines.pop(0))
+            begun.append(self._take())
         self._add(rest)
-        return complete
+        return begun + [line if len(line) <= self._limit else None for line in lines]
 
     def end(self) -> list[bytes | None]:
         """The last line, if there is one that has no newline: the body ends here."""
