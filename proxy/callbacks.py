@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
-from multidict import CIMultiDictProxy
 from yarl import URL
 
-from proxy import reload
+from proxy import http_client, reload
 from proxy.conf import Options, options
 from proxy.exceptions import CallbackError, ConnectRefused, NoBackendAnswer
 from proxy.forwarding import TextHeaders, callback_query, set_headers
+from proxy.http_client import Answer, exchange
 from proxy.protocol import Frame, is_session_key, make_frame
 from proxy.signatures import secret_bytes, signed
 from proxy.upstream import upstreams
@@ -33,8 +33,6 @@ KEEP_ALIVE = 10.0  # seconds that an unused connection to a backend is kept
 
 # What a refused client gets to see of the backend's headers.
 _RELAYED = ("content-type", "retry-after", "www-authenticate")
-
-Answer = tuple[int, CIMultiDictProxy[str], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +61,13 @@ class Callbacks:
     def __init__(self, config: Options) -> None:
         self._options = config
         # One pool for each kind, so that a callback that hangs doesn't keep the others waiting for a connection.
-        self._clients = {name: _client(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for name in KINDS}
+        ca = config.callback_ca
+        self._clients = {
+            kind: http_client.client(ca, limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for kind in KINDS
+        }
         self._upstreams = upstreams(config)
         self.sign_with(config.signing_keys)
-        self._fresh = _client(limit=0, force_close=True)
+        self._fresh = http_client.client(ca, limit=0, force_close=True)
         parts = urlsplit(config.connect_callback)
         self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
         self._connect_query = parts.query
@@ -179,12 +180,12 @@ class Callbacks:
         try:
             async with asyncio.timeout(timeout):
                 try:
-                    status, answer, content = await _exchange(self._clients[name], method, url, sent, body, limit)
+                    status, answer, content = await exchange(self._clients[name], method, url, sent, body, limit)
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     if isinstance(error, aiohttp.ClientConnectorError):
                         raise
                     # A prefork backend closes kept-alive connections whenever it likes; that isn't its failure.
-                    status, answer, content = await _exchange(self._fresh, method, url, sent, body, limit)
+                    status, answer, content = await exchange(self._fresh, method, url, sent, body, limit)
         except TimeoutError:
             expected = f"an answer within {self._options.callback_timeout:g}s"
             raise NoBackendAnswer(f"{name}: expected {expected}, found none") from None
@@ -195,30 +196,6 @@ class Callbacks:
         if len(content) > limit and status == 200:
             raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
         return status, answer, content[:limit]  # a refusal is relayed as far as it goes
-
-
-def _client(**connector: Any) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(**connector),
-        timeout=aiohttp.ClientTimeout(total=None),  # Callbacks has one for everything
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,  # a compressed answer wasn't asked for, and unpacking could make it any size
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-    )
-
-
-async def _exchange(
-    client: aiohttp.ClientSession, method: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int
-) -> Answer:
-    """One request and its answer, whose body is read a little over the limit at most."""
-    async with client.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
-        content = b""
-        async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > limit:
-                response.close()
-                break
-        return response.status, response.headers, content
 
 
 def _frame(body: bytes, answer: Any) -> Frame:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import values
+from proxy.ca_file import ca_file
 from proxy.forwarding import Network
 from proxy.key_file import KeyFile, key_file, signing_key_file, signing_keys
 
@@ -77,15 +78,14 @@ class Options:
         0,
         "callbacks in a row without answer, then 503 at once; 0: off",
     )
+    callback_ca: str = option(
+        "callback.ca", "EKBO_CALLBACK_CA", ca_file, "", "file of CAs that vouch for https backends; empty: the system's"
+    )
     signing_keys: tuple[str, ...] = option(
         "callback.signing_keys", "EKBO_CALLBACK_SIGNING_KEYS", signing_keys, (), "sign callbacks; two to rotate"
     )
     signing_keys_file: KeyFile | None = option(
-        "callback.signing_keys_file",
-        "EKBO_CALLBACK_SIGNING_KEYS_FILE",
-        signing_key_file,
-        None,
-        "file of further signing keys, one a line",
+        "callback.signing_keys_file", "EKBO_CALLBACK_SIGNING_KEYS_FILE", signing_key_file, None, "file of more of them"
     )
     receive_reply: bool = option(
         "receive_reply", "EKBO_RECEIVE_REPLY", values.boolean, False, "send the receive callback's answer to the client"
