@@ -78,6 +78,7 @@ class OursUvicorn(System):
             "EKBO_CONNECT_CALLBACK_URL": backend_url,
             "EKBO_SUPPRESS_ACCESS_LOG": "true",
             "EKBO_REGISTRY": "false",
+            "EKBO_DRAIN_WINDOW": "0",
         }
 
 

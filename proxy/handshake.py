@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy import callbacks, delivery, forwarding
 from proxy.conf import Options
+from proxy.drain import drain
 from proxy.endpoint import endpoint_for
 from proxy.exceptions import BackendBusy, CallbackError, ConnectRefused, DeliveryError, SessionTaken
 from proxy.origins import origin_allowed
@@ -31,6 +32,8 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
         raise ConnectRefused.plain(431, f"expected at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together")
     if not origin_allowed(headers, options.origin_policy.name, options.origin_policy.listed):
         raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
+    if drain.begun:
+        raise ConnectRefused.plain(503, "this process ends, another one will take you", (b"retry-after", b"1"))
     if (await delivery.start()).is_unreachable():  # so the backend needn't be asked
         raise _unreachable()
     client = (scope.get("client") or ("",))[0]

@@ -6,19 +6,26 @@ SIGTERM breaks off at the first connection that is only half set up, so a Twiste
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
 from proxy import callbacks, conf, delivery, registry
+from proxy.drain import drain
 
-CLEAN_UP_LIMIT = 12.0  # seconds that the end of the process waits for what sessions still have to tell the backend
+# Seconds that the end of the process waits for what sessions still have to tell the backend.
+CLEAN_UP_LIMIT = 12.0  # without a registry it would be lost
+REGISTRY_LIMIT = 2.0  # what isn't told then, the next process tells
+DAPHNE_LIMIT = 4.0  # the same, where no server has waited before
+HURRIED_LIMIT = 0.5  # after a second signal: it gets into the database, if there is one
 
 logger = logging.getLogger("proxy.lifespan")
 
 _sessions: "set[asyncio.Task[Any]]" = set()
 _clean_ups: "set[asyncio.Task[Any]]" = set()
 _daphne_ends = False
+_draining: "asyncio.Future[None] | None" = None
 
 
 async def lifespan(scope: Any, receive: Any, send: Any) -> None:
@@ -42,7 +49,10 @@ def clean_up(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
 async def _finish() -> None:
     if _clean_ups:
-        await asyncio.wait(_clean_ups, timeout=CLEAN_UP_LIMIT)
+        limit = CLEAN_UP_LIMIT
+        if conf.options().registry:
+            limit = DAPHNE_LIMIT if _daphne_ends else REGISTRY_LIMIT
+        await asyncio.wait(_clean_ups, timeout=HURRIED_LIMIT if drain.hurried else limit)
     await delivery.shut_down()
     await registry.shut_down()
     await callbacks.shut_down()
@@ -78,15 +88,34 @@ def watch_daphne() -> None:
     def end() -> Any:
         global _daphne_ends
         _daphne_ends = True
+        drain.begun = True
         return Deferred.fromFuture(asyncio.ensure_future(_end_sessions()))
 
+    async def drain_first() -> None:
+        await drain.spread(list(_sessions), _sessions, _end_session, conf.options().drain_window)
+        reactor.stop()
+
+    def on_sigterm() -> None:
+        global _daphne_ends, _draining
+        _daphne_ends = True
+        drain.on_signal()
+        _draining = _draining or asyncio.ensure_future(drain_first())
+
+    def take_sigterm() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(on_sigterm))
+
     reactor.addSystemEventTrigger("before", "shutdown", end)
+    reactor.callWhenRunning(take_sigterm)  # Twisted has taken it then
+
+
+def _end_session(session: "asyncio.Task[Any]") -> None:
+    if not session.cancelling():  # daphne may have done it; a second time would break the clean-up off
+        session.cancel()
 
 
 async def _end_sessions() -> None:
     running = list(_sessions)
     for session in running:
-        if not session.cancelling():  # daphne may have done it; a second time would break the clean-up off
-            session.cancel()
+        _end_session(session)
     await asyncio.gather(*running, return_exceptions=True)
     await _finish()

@@ -151,6 +151,9 @@ class Options:
     idle_timeout: float = option(
         "idle_timeout", "EKBO_IDLE_TIMEOUT", values.duration, 0.0, "close a session without frames; 0: off"
     )
+    drain_window: float = option(
+        "drain_window", "EKBO_DRAIN_WINDOW", values.duration, 10.0, "spreads the closes at SIGTERM; 0: at once"
+    )
     push_lane: bool = option(
         "push_lane", "EKBO_PUSH_LANE", values.boolean, True, "take /send and /close before Django does (runproxy)"
     )

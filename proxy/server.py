@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from proxy.conf import Options
+from proxy.drain import drain
 from proxy.endpoint import listening_on
 from proxy.garbage import tune_garbage_collector
 from proxy.handlers import API
@@ -29,7 +31,9 @@ from proxy.reload import reload
 from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
 
-GRACEFUL_SHUTDOWN = 10  # seconds for close callbacks after SIGTERM
+GRACEFUL_SHUTDOWN = 2  # seconds after the drain for clients that don't read, and for requests under way
+HURRIED_SHUTDOWN = 1  # seconds for the same after a second signal
+HURRY = signal.SIGUSR1  # from the supervisor of workers: end at once
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
 logger = logging.getLogger("proxy.server")
@@ -126,9 +130,12 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """Tells the API's listener from the public one, and says where it listens, once it takes signals and serves."""
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str], drain_window: float
+    ) -> None:
         super().__init__(config)
         self._tls = tls
+        self._drain_window = drain_window
         self._announcements = announcements
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -142,6 +149,23 @@ class _Server(uvicorn.Server):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         for announcement in self._announcements:
             logger.info(announcement)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        drain.on_signal()
+        if sig == signal.SIGINT:  # somebody waits at the terminal
+            drain.hurry()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, while the listeners go on: load balancers still ask /ready, and backends push."""
+        alive = self.server_state.connections
+        sessions = [each for each in alive if isinstance(each, WebSocketProtocol)]
+        if sessions:
+            logger.info("drain: %d connections within %g s", len(sessions), self._drain_window)
+            await drain.spread(sessions, cast(Any, alive), WebSocketProtocol.shutdown, self._drain_window)
+        if drain.hurried:
+            self.config.timeout_graceful_shutdown = HURRIED_SHUTDOWN
+        await super().shutdown(sockets)
 
     async def _listen(self, listener: socket.socket, tls: ssl.SSLContext | None, mark: dict[str, Any]) -> None:
         protocol = partial(
@@ -174,7 +198,8 @@ def serve(
     listening_on(addresses[-1])
     where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
     announcements = [f"{worker}listening on {where[0]}", *(f"{worker}API on {api}" for api in where[1:])]
-    _Server(uvicorn_config(application, options), tls, announcements).run(list(sockets))
+    config = uvicorn_config(application, options)
+    _Server(config, tls, announcements, options.drain_window).run(list(sockets))
 
 
 def exit_on_signals() -> None:
@@ -183,6 +208,7 @@ def exit_on_signals() -> None:
     SIGHUP waits until something is served, and then means to read the configuration anew.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.signal(HURRY, lambda *_: drain.hurry())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
 

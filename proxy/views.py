@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, pushes, registry
+from proxy.drain import drain
 from proxy.handlers import ProxyRequest
 from proxy.pushes import Head, Push
 from proxy.stats import stats
@@ -62,6 +63,8 @@ async def ready(request: ProxyRequest) -> HttpResponse:
     """
     degraded = await registry.start(request.scope)
     problems = (await delivery.start()).problems()
+    if drain.begun:
+        problems = [*problems, "shutting down"]
     if not problems and not degraded:
         return _OK
     if not problems:

@@ -26,7 +26,7 @@ from proxy.stats import stats
 FIRST_DELAY = 0.1  # seconds until a worker that died soon after its start is replaced; doubles each time
 MAX_DELAY = 5.0  # seconds
 STEADY = 10.0  # seconds after which a worker's death has nothing to do with its start: it is replaced at once
-STOP_LIMIT = 30.0  # seconds for workers to end before SIGKILL; they allow themselves 10 and 12 (server, lifespan)
+STOP_LIMIT = 30.0  # seconds after the drain for workers to end before SIGKILL; most that they allow themselves is half
 
 _ENDS = {signal.SIGTERM, signal.SIGINT}
 _SIGNALS = _ENDS | {signal.SIGCHLD, signal.SIGHUP}
@@ -43,7 +43,7 @@ def run(application: Any, listeners: Sequence[Sockets], options: Options, tls: s
     tune_garbage_collector()
     server.exit_on_signals()
     with server.socket_files(options):
-        number = Supervisor(listeners).fork()
+        number = Supervisor(listeners, options.drain_window).fork()
         if number is not None:
             server.serve(application, listeners[number], options, tls, f"{_name(number, os.getpid())} ")
 
@@ -67,8 +67,9 @@ class _Worker:
 class Supervisor:
     """Keeps a worker alive for each of `listeners`."""
 
-    def __init__(self, listeners: Sequence[Sockets]) -> None:
+    def __init__(self, listeners: Sequence[Sockets], drain_window: float = 0.0) -> None:
         self._listeners = listeners
+        self._stop_limit = drain_window + STOP_LIMIT
         self._workers = [_Worker(number) for number in range(len(listeners))]
         stats.share(len(listeners))
 
@@ -91,7 +92,7 @@ class Supervisor:
                 self._kill(signal.SIGHUP)
             for worker, end, _ in self._reap():
                 self._start_later(worker, end)
-        self._stop()
+        self._stop(signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)
         return None
 
     def _start(self, worker: _Worker) -> bool:
@@ -142,16 +143,23 @@ class Supervisor:
     def _running(self) -> dict[int, _Worker]:
         return {worker.pid: worker for worker in self._workers if worker.pid}
 
-    def _stop(self) -> None:
+    def _stop(self, cause: signal.Signals) -> None:
+        """End all workers; a second signal is passed on, and makes them hurry."""
         for listener in chain(*self._listeners):
             listener.close()  # or clients would wait in the backlog for nobody
+        if cause == signal.SIGINT:  # somebody waits at the terminal
+            self._kill(server.HURRY)
         self._kill(signal.SIGTERM)
-        deadline: float | None = time.monotonic() + STOP_LIMIT
+        deadline: float | None = time.monotonic() + self._stop_limit
         while self._running():
-            if _next_signal(deadline) is None:
+            received = _next_signal(deadline)
+            if received is None:
                 deadline = None
-                logger.error("%d worker(s) still there %g s after SIGTERM: killed", len(self._running()), STOP_LIMIT)
+                limit = self._stop_limit
+                logger.error("%d worker(s) still there %g s after SIGTERM: killed", len(self._running()), limit)
                 self._kill(signal.SIGKILL)
+            elif received in _ENDS:
+                self._kill(server.HURRY)
             for _, end, code in self._reap():
                 if code:
                     logger.error(end)

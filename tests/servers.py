@@ -55,7 +55,7 @@ def environment(backend_port: int, env: Mapping[str, str]) -> dict[str, str]:
         f"EKBO_{name}_CALLBACK_URL": f"http://{{backend}}/{name.lower()}"
         for name in ("CONNECT", "ESTABLISH", "RECEIVE", "CLOSE")
     }
-    ours = {"EKBO_HOST": "127.0.0.1", "EKBO_CALLBACK_TIMEOUT": "3s"} | callbacks | dict(env)
+    ours = {"EKBO_HOST": "127.0.0.1", "EKBO_CALLBACK_TIMEOUT": "3s", "EKBO_DRAIN_WINDOW": "0"} | callbacks | dict(env)
     filled = {name: value.replace("{backend}", f"127.0.0.1:{backend_port}") for name, value in ours.items() if value}
     return inherited | {"PYTHONUNBUFFERED": "1"} | filled
 

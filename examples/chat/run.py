@@ -59,6 +59,7 @@ def proxy_settings(host: str, port: int, demo_port: int, secret: str) -> dict[st
         "EKBO_SEND_QUEUE_SIZE": "100",
         "EKBO_SEND_TIMEOUT": "1s",
         "EKBO_SUPPRESS_ACCESS_LOG": "true",
+        "EKBO_DRAIN_WINDOW": "0",
         "EKBO_PROXY_SET_HEADER": f'{{X-Chat-Callback-Secret: "{secret}"}}',
     }
 

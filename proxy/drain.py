@@ -1,0 +1,53 @@
+"""Drain: the sessions of a process that ends are closed one by one, over a window, so that not all come back at once.
+
+`server` drains before uvicorn's own shutdown, `lifespan` before daphne's. From the first signal on `/ready` says 503,
+and a handshake is refused (README: The end of a process).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Set
+from time import monotonic
+from typing import TypeVar
+
+STEP = 0.1  # seconds at most until a second signal is noticed
+
+C = TypeVar("C")
+
+
+class Drain:
+    """What this process knows of its own end."""
+
+    begun = False
+    """Shall clients and load balancers go elsewhere?"""
+    hurried = False
+    """A second signal, or Ctrl-C: end at once."""
+
+    def on_signal(self) -> None:
+        """Begin, or hurry if that is done already. Safe in a signal handler."""
+        self.hurried = self.hurried or self.begun
+        self.begun = True
+
+    def hurry(self) -> None:
+        """Don't spread anything, and wait for little. Safe in a signal handler."""
+        self.hurried = True
+
+    async def spread(self, drained: Collection[C], alive: Set[C], close: Callable[[C], None], window: float) -> None:
+        """Close each connection at a random moment of its own share of the window (seconds).
+
+        Those that have gone by themselves (aren't `alive` any more) aren't waited for; nobody is when it is hurried.
+        """
+        began = monotonic()
+        order = list(drained)
+        random.shuffle(order)  # nothing secret  # nosec B311
+        for number, connection in enumerate(order):
+            due = began + window * (number + random.random()) / len(order)  # nothing secret  # noqa: S311  # nosec B311
+            # In steps: a signal handler can't wake anybody, and a client can leave.
+            while connection in alive and not self.hurried and (pause := due - monotonic()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(min(pause, STEP))
+            if connection in alive:
+                close(connection)
+
+
+drain = Drain()
+"""This process's."""

@@ -1,0 +1,152 @@
+"""Drain: SIGTERM closes sessions one by one over the window, with 1012, and the backend hears of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from proxy.drain import Drain
+from tests.backend import Answer, Backend
+from tests.clients import Http, client, ending, request, send
+from tests.servers import Server, Servers
+
+pytestmark = pytest.mark.usefixtures("clean_logs")
+
+SESSIONS = 20
+WINDOW = 2.0  # seconds
+
+
+async def test_spread() -> None:
+    drain = Drain()
+    began = time.monotonic()
+    alive = {*range(20)}
+    closed: list[float] = []
+
+    def close(number: int) -> None:
+        alive.discard(number)
+        closed.append(time.monotonic() - began)
+
+    await drain.spread(range(20), alive, close, 0.5)
+    assert not alive
+    assert 0.4 < closed[-1] < 0.8
+    for number, moment in enumerate(closed[:15]):  # each in its own share of the window
+        assert number / 20 * 0.5 <= moment
+
+
+async def test_nobody_waits_for_those_that_have_gone() -> None:
+    began = time.monotonic()
+    await Drain().spread(range(20), set(), {0}.remove, 5.0)
+    assert time.monotonic() - began < 1
+
+
+async def test_a_second_signal_hurries() -> None:
+    drain = Drain()
+    drain.on_signal()
+    assert drain.begun
+    assert not drain.hurried
+    alive = {*range(20)}
+    asyncio.get_running_loop().call_later(0.2, drain.on_signal)
+    began = time.monotonic()
+    await drain.spread(range(20), alive, alive.discard, 30.0)
+    assert not alive
+    assert time.monotonic() - began < 2
+
+
+@contextlib.asynccontextmanager
+async def full(
+    servers: Servers, kind: str, window: float, fresh: Callable[[str], str]
+) -> AsyncIterator[tuple[Server, dict[str, ClientConnection]]]:
+    """A server of its own, with sessions by their keys."""
+    env = {"EKBO_DRAIN_WINDOW": f"{window:g}s"}
+    server = await servers.start(kind, env | (servers.cluster_env() if kind == "workers" else {}))
+    async with contextlib.AsyncExitStack() as stack:
+        keys = [fresh("drain") for _ in range(SESSIONS)]
+        yield server, {key: await stack.enter_async_context(client(server, key)) for key in keys}
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers", "daphne"])
+async def test_deploy(servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str]) -> None:
+    """Readiness flips first, who is still connected is served, closes are spread, and the end keeps its time."""
+    async with full(servers, kind, WINDOW, fresh) as (server, clients), Http.open(server) as http:
+        assert (await http.request("GET", "/ready")).status == 200
+        began = time.monotonic()
+        moments: list[float] = []
+
+        async def end(connection: ClientConnection) -> int | None:
+            code = (await ending(connection)).code
+            moments.append(time.monotonic() - began)
+            return code
+
+        server.process.terminate()
+        codes = [asyncio.create_task(end(connection)) for connection in clients.values()]
+        await asyncio.sleep(0.3)
+        answer = await request(server, "GET", "/ready")
+        assert answer.status == 503
+        assert b"shutting down" in answer.body
+        with pytest.raises(InvalidStatus) as refused:
+            async with client(server, fresh("late")):
+                pass
+        if kind == "daphne":
+            assert refused.value.response.status_code == 403
+        else:
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["Retry-After"] == "1"
+        assert len(moments) < SESSIONS / 2
+        still = next(key for (key, _), task in zip(clients.items(), reversed(codes), strict=False) if not task.done())
+        assert (await send(server, still, b"x")).status == 200
+        assert {*await asyncio.gather(*codes)} == {4012 if kind == "daphne" else 1012}
+        await asyncio.wait_for(server.process.wait(), 5)
+        assert moments[-1] > WINDOW / 2
+        assert sum(moment < WINDOW / 2 for moment in moments) in range(SESSIONS // 4, SESSIONS - SESSIONS // 4 + 1)
+        assert server.process.returncode == 0
+        for key in clients:
+            (closed,) = await backend.wait("/close", key)
+            assert closed.one("X-Kuiperbelt-Close-Reason") == "shutdown"
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers", "daphne"])
+async def test_a_second_sigterm_ends_at_once(servers: Servers, kind: str, fresh: Callable[[str], str]) -> None:
+    async with full(servers, kind, 60, fresh) as (server, clients):
+        server.process.terminate()
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        server.process.terminate()
+        codes = {(await ending(connection)).code for connection in clients.values()}
+        assert codes == {4012 if kind == "daphne" else 1012}
+        await asyncio.wait_for(server.process.wait(), 5)
+        assert time.monotonic() - began < 4
+        assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+async def test_ctrl_c_does_not_drain(servers: Servers, kind: str, fresh: Callable[[str], str]) -> None:
+    async with full(servers, kind, 60, fresh) as (server, clients):
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert {(await ending(connection)).code for connection in clients.values()} == {1012}
+        await asyncio.wait_for(server.process.wait(), 5)
+        assert time.monotonic() - began < 4
+
+
+async def test_what_is_not_told_in_time_the_next_process_tells(servers: Servers, backend: Backend, key: str) -> None:
+    """The backend hangs at the end of the deploy: exit in time, and one event id, told again after the restart."""
+    server = await servers.start("uvicorn", {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "7s"})
+    backend.on("/close", key, Answer(delay=15.0))
+    async with client(server, key) as connection:
+        began = time.monotonic()
+        server.process.terminate()
+        assert (await ending(connection)).code == 1012
+        await asyncio.wait_for(server.process.wait(), 8)
+        assert time.monotonic() - began < 0.5 + 5
+    backend.on("/close", key, Answer())
+    await server.restart()
+    first, second = await backend.wait("/close", key, 2, timeout=30)
+    assert first.one("X-Kuiperbelt-Event-Id") == second.one("X-Kuiperbelt-Event-Id")
+    await server.stop()
