@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 from proxy.conf import Options
 
 BACKLOG = 2048
+USER_TIMEOUT = 30_000  # milliseconds that what was sent may stay without acknowledgement (RFC 5482)
 
 Sockets = tuple[socket.socket, ...]
 """What one process listens on: the public socket, then the API's, if it has one of its own."""
@@ -36,6 +38,12 @@ class Place:
         return [first, *(same_port._listen_tcp(reuse_port=True) for _ in range(workers - 1))]
 
     def _listen_tcp(self, reuse_port: bool = False) -> socket.socket:
+        listener = self._bind_tcp(reuse_port)
+        if sys.platform == "linux":  # the accepted sockets inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
+        return listener
+
+    def _bind_tcp(self, reuse_port: bool) -> socket.socket:
         address = self.host, self.port
         if not self.host and socket.has_dualstack_ipv6():
             return socket.create_server(

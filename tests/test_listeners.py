@@ -108,3 +108,16 @@ def test_the_api_has_a_place_of_its_own_if_that_is_configured() -> None:
     assert places(Options(api_port=0)) == (public, Place("", "127.0.0.1", 0))
     assert places(Options(api_port=9181, api_host="::1")) == (public, Place("", "::1", 9181))
     assert places(Options(api_sock="api.sock"))[1].in_words() == "api.sock"
+
+
+def test_accepted_sockets_do_not_wait_for_a_peer_that_has_vanished() -> None:
+    """Half-open TCP: the kernel gives up what stays without acknowledgement, whatever the proxy waits for."""
+    option = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in tcp("127.0.0.1").listen(2)]
+        assert [each.getsockopt(*option) for each in listeners] == [30_000, 30_000]
+    with ExitStack() as stack:
+        listener = stack.enter_context(tcp("127.0.0.1").listen()[0])
+        stack.enter_context(socket.create_connection(listener.getsockname()))
+        accepted = stack.enter_context(listener.accept()[0])
+        assert accepted.getsockopt(*option) == 30_000
