@@ -14,7 +14,7 @@ run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backe
 
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 history: $(VENV)/dev.stamp ## clusters under random faults, judged by a checker; HISTORY_SECONDS, HISTORY_SEED
 	sh tests/system-tools.sh

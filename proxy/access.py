@@ -40,11 +40,11 @@ def admit_peer(
     address says nothing about its sender. A token counts wherever it comes from, so that trying one out on this host
     shows what it allows.
     """
-    given = _bearer(authorizations)
-    if given and _is_key(given, options.api_keys):
-        return None
-    if tokens.looks_like_one(given):
-        return _granted(given, scope, options)
+    if given := _bearer(authorizations):
+        if _is_key(given, options.api_keys):
+            return None
+        if tokens.looks_like_one(given):
+            return _granted(given, scope, options)
     client = scope.get("client")
     address = client[0] if client else ""
     if not forwarded and is_in(address, options.api_allow):

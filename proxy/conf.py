@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 
 from proxy import config_template
 from proxy.options import Options as Options
@@ -25,6 +27,7 @@ RELOADED = ("api_keys", "api_keys_file", "signing_keys", "signing_keys_file")
 _MISSING = object()
 _SECTIONS = ("path", "callback", "redis")  # of the YAML file
 _overrides: dict[str, Any] = {}
+_options: Options | None = None
 _SECRETS = ("api_keys", "signing_keys", "redis.url", "redis_url", "database_url", "secret_key", "proxy_set_header")
 
 logger = logging.getLogger("proxy.conf")
@@ -44,7 +47,22 @@ class Problem:
 
 def options() -> Options:
     """The options in force."""
-    return settings.KUIPERBELT
+    global _options
+    if _options is None:  # what Django's settings cost counts in a push
+        _options = settings.KUIPERBELT
+    return _options
+
+
+@receiver(setting_changed)
+def _forget(**_: Any) -> None:
+    """A test overrides settings."""
+    global _options
+    _options = None
+
+
+def _put_in_force(changed: Options) -> None:
+    settings.KUIPERBELT = changed
+    _forget()
 
 
 def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
@@ -78,7 +96,7 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
 def override(**chosen: Any) -> None:
     """Options from the command line, over all others and for good."""
     _overrides.update(chosen)
-    settings.KUIPERBELT = replace(options(), **chosen)
+    _put_in_force(replace(options(), **chosen))
 
 
 def read_anew() -> None:
@@ -90,7 +108,7 @@ def read_anew() -> None:
     changed = [spec for spec in fields(Options) if getattr(fresh, spec.name) != getattr(now, spec.name)]
     if fixed := [spec.metadata["key"] for spec in changed if spec.name not in RELOADED]:
         logger.warning("%s: changed, but only a restart takes that", ", ".join(fixed))
-    settings.KUIPERBELT = replace(now, **{name: getattr(fresh, name) for name in RELOADED})
+    _put_in_force(replace(now, **{name: getattr(fresh, name) for name in RELOADED}))
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

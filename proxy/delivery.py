@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from channels.layers import get_channel_layer
 
@@ -41,7 +41,8 @@ _ALL = Delivery()
 
 
 def layer() -> LocalChannelLayer:
-    return cast(LocalChannelLayer, cast(Any, get_channel_layer()).for_loop())
+    configured: Any = get_channel_layer()
+    return configured.for_loop()  # type: ignore[no-any-return]
 
 
 async def start() -> LocalChannelLayer:
@@ -124,13 +125,15 @@ def begin_close(keys: Sequence[str], frame: Frame | None, code: int, reason: str
 
 async def send(keys: Sequence[str], frame: Frame) -> Delivery:
     """Send a frame to each session; a key that is named twice gets it twice (contract: POST send)."""
-    begun = await begin_send(keys, frame)
-    return begun if isinstance(begun, Delivery) else await begun.wait()
+    return await end_of(await begin_send(keys, frame))
 
 
 async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "") -> Delivery:
     """Send a last frame, if any, then Close, to each session. No close callback follows (contract: POST close)."""
-    begun = await begin_close(keys, frame, code, reason)
+    return await end_of(await begin_close(keys, frame, code, reason))
+
+
+async def end_of(begun: Begun) -> Delivery:
     return begun if isinstance(begun, Delivery) else await begun.wait()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy.conf import Options
+from proxy.eager import start
 from proxy.exceptions import SendTimeout, SessionClosed
 from proxy.protocol import Message
 from proxy.stats import stats
@@ -126,7 +127,9 @@ class Outbound:
             self._backlog.queue.append((message, size))
             return
         try:
-            rest = self._transport.send_now(message)
+            if self._transport.write_now(message):
+                return
+            rest = start(self._transport.send(message))
         except OSError:
             # The socket is gone; the server will tell the consumer, which ends the session.
             self._closed = True

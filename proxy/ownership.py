@@ -25,6 +25,9 @@ class _State(Enum):
     REPLACED = "another one owns the key"
 
 
+_OWNER = _State.OWNER  # Python 3.11 looks an enum's members up slowly
+
+
 class Membership:
     """`receive` gets the key's events while the connection owns it; `on_replaced` is called when another one does.
 
@@ -72,12 +75,13 @@ class Membership:
 
     def on_event(self, event: Event) -> Outcome:
         """The layer's receiver. Raises SessionNotFound, SessionTaken, and what `receive` raises."""
-        if event["type"] == CLAIM:
+        kind = event["type"]
+        if kind == CLAIM:
             self._on_claim(event)
             return None
-        if event["type"] == SHARED:
+        if kind == SHARED:
             return asyncio.ensure_future(self._claim_late())
-        if self._state is not _State.OWNER:
+        if self._state is not _OWNER:
             raise SessionNotFound
         return self._receive(event)
 

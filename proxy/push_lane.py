@@ -14,9 +14,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from proxy import conf, protocol, pushes, rfc6455
+from proxy import conf, delivery, protocol, pushes, rfc6455
 from proxy.conf import Options
-from proxy.delivery import Delivery
+from proxy.delivery import Begun, Delivery, Pending
 from proxy.eager import start
 from proxy.exceptions import ApiError
 from proxy.handlers import API
@@ -58,7 +58,7 @@ def lane(own_listener: bool) -> Lane:
     return Lane(options, own_listener or not options.has_api_listener)
 
 
-class Pending:
+class Waiting:
     """A request that waits for what becomes of it, in the place where uvicorn keeps its own while they run."""
 
     message_event = asyncio.Event()  # uvicorn sets it for who waits for the body; nobody does here
@@ -83,6 +83,7 @@ class PushLane(HttpToolsProtocol):
         self._keys: list[str]
         self._body = b""
         self._started = 0.0
+        self._rests_since: float | None = None  # the loop's time; None: a request is here, in part or whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -149,55 +150,92 @@ class PushLane(HttpToolsProtocol):
             super().on_message_complete()
             return
         try:
-            done = start(push(self._keys, self._body, self._head))
+            begun = start(push(self._keys, self._body, self._head))
         except ApiError:  # nothing is done yet, and the view says why
             self._hand_on(self._body)
         except Exception:
             self._failed()
         else:
-            if isinstance(done, Delivery):
-                self._answer(*pushes.answer(done))
+            if isinstance(begun, Delivery):
+                self._answer(*pushes.answer(begun))
             else:
-                self._wait(done)
+                self._wait(begun)
 
     # What can't be finished on the spot. Until it is, uvicorn queues further requests.
 
-    def _wait(self, rest: Awaitable[Delivery]) -> None:
-        pending: Any = Pending(self.url, self._started)
-        self.cycle = pending
-        task = self.loop.create_task(self._finish(pending, rest))
+    def _wait(self, rest: Pending | Awaitable[Begun]) -> None:
+        waiting: Any = Waiting(self.url, self._started)
+        self.cycle = waiting
+        if isinstance(rest, Pending):
+            rest.when_done(lambda done: self._answer(*pushes.answer(done), waiting))
+            return
+        task = self.loop.create_task(self._finish(waiting, rest))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _finish(self, pending: Pending, rest: Awaitable[Delivery]) -> None:
+    async def _finish(self, waiting: Waiting, rest: Awaitable[Begun]) -> None:
         try:
-            status, body = pushes.answer(await rest)
+            status, body = pushes.answer(await delivery.end_of(await rest))
         except asyncio.CancelledError:  # the server ends and this took too long
             status, body = 503, protocol.refusal_body("shutting down")
         except Exception:
-            self._failed(pending)
+            self._failed(waiting)
             return
-        self._answer(status, body, pending)
+        self._answer(status, body, waiting)
 
     # The answer
 
-    def _failed(self, pending: Pending | None = None) -> None:
-        logger.exception("POST %s: unexpected error", (pending.url if pending else self.url).decode())
-        self._answer(500, b'{"result":"NG"}', pending)
+    def _failed(self, waiting: Waiting | None = None) -> None:
+        logger.exception("POST %s: unexpected error", (waiting.url if waiting else self.url).decode())
+        self._answer(500, b'{"result":"NG"}', waiting)
 
-    def _answer(self, status: int, body: bytes, pending: Pending | None = None) -> None:
+    def _answer(self, status: int, body: bytes, waiting: Waiting | None = None) -> None:
         extra: Headers = ()
-        if pending:
-            pending.response_complete = True
-            extra = () if pending.keep_alive else ((b"connection", b"close"),)
-        if not pending or not pending.disconnected:
+        if waiting:
+            waiting.response_complete = True
+            extra = () if waiting.keep_alive else ((b"connection", b"close"),)
+        if not waiting or not waiting.disconnected:
             self.transport.write(self._lane.response(status, body, self.server_state.default_headers, *extra))
         if self._lane.log:
-            url, started = (pending.url, pending.started) if pending else (self.url, self._started)
+            url, started = (waiting.url, waiting.started) if waiting else (self.url, self._started)
             access_logger.info("POST %s %d %.6f", url.decode(), status, perf_counter() - started)
         if extra:
             self.transport.close()
         self.on_response_complete()
+
+    # The keep-alive time-out: one timer per connection that stays, where uvicorn starts and ends one for each request.
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._rests_since = None
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._rests_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch(self.timeout_keep_alive)
+
+    def _watch(self, delay: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(delay, self._end_if_at_rest)
+
+    def _end_if_at_rest(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._rests_since is not None:
+            left = self._rests_since + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._watch(left)
+            else:
+                self.timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task:
+            self.timeout_keep_alive_task.cancel()
 
     def shutdown(self) -> None:
         """uvicorn ends: what has begun to come in is still answered."""

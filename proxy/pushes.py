@@ -6,7 +6,7 @@ from typing import Any
 from proxy import delivery, protocol
 from proxy.access import admit_peer
 from proxy.conf import Options
-from proxy.delivery import Delivery
+from proxy.delivery import Begun, Delivery
 from proxy.exceptions import BadRequest, MethodNotAllowed
 from proxy.forwarding import tells_origin
 from proxy.protocol import Frame, Headers
@@ -53,20 +53,20 @@ class Head:
 
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
 
-Push = Callable[[Sequence[str], bytes, Head], Coroutine[Any, Any, Delivery]]
+Push = Callable[[Sequence[str], bytes, Head], Coroutine[Any, Any, Begun]]
 """Takes the session keys, the body and the head; raises BadRequest before anything is done."""
 
 
-def send(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
+def send(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Begun]:
     """POST {path.send}: a frame for each session."""
-    return delivery.send(keys, frame(body, head.content_type.decode("latin-1")))
+    return delivery.begin_send(keys, frame(body, head.content_type.decode("latin-1")))
 
 
-def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Delivery]:
+def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, Begun]:
     """POST {path.close}: a last frame, if there is a body, then Close, for each session."""
     code, reason = protocol.close_code(head.headers), protocol.close_reason(head.headers)
     last = frame(body, head.content_type.decode("latin-1")) if body else None
-    return delivery.close(keys, last, code, reason)
+    return delivery.begin_close(keys, last, code, reason)
 
 
 _VERBS: dict[Push, str] = {send: "send", close: "close"}

@@ -8,13 +8,12 @@ The consumer and its Outbound use a Transport instead of asking which server the
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from proxy import lifespan
-from proxy.eager import start
 from proxy.protocol import Frame, Message
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
@@ -50,14 +49,12 @@ class ConnectionGone(OSError):
 class Transport:
     """Any ASGI server."""
 
-    __slots__ = ("send",)
+    __slots__ = ("send", "write_now")
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, send: Any, write_now: Callable[[Message], bool] = lambda _: False) -> None:
         self.send: Any = send
-
-    def send_now(self, message: Message) -> Awaitable[None] | None:
-        """Send in this turn if the socket isn't blocked, else return what is left to be awaited. Raises OSError."""
-        return start(self.send(message))
+        self.write_now = write_now
+        """Writes a websocket.send message in this turn; False: the server can't do that, or the socket is blocked."""
 
     def on_session(self) -> None:
         """Called in the session's task when the backend has accepted it."""
@@ -100,11 +97,8 @@ class OwnTransport(Transport):
     __slots__ = ("_protocol",)
 
     def __init__(self, send: Any) -> None:
-        super().__init__(send)
         self._protocol = send.__self__
-
-    def send_now(self, message: Message) -> Awaitable[None] | None:
-        return None if self._protocol.write_now(message) else super().send_now(message)
+        super().__init__(send, self._protocol.write_now)
 
     def is_gone(self) -> bool:
         return bool(self._protocol.ended)

@@ -33,7 +33,7 @@ async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     head = Head(request.scope["headers"], options.session_header_name)
     keys = head.admitted_keys(request.scope, options, push)
     body = await request.read_body(options.max_body_size)
-    status, content = pushes.answer(await push(keys, body, head))
+    status, content = pushes.answer(await delivery.end_of(await push(keys, body, head)))
     if content is protocol.OK_BODY:
         return _OK
     return HttpResponse(content, status=status, content_type=protocol.JSON)

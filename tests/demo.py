@@ -2,26 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from examples.chat import run
+from tests.servers import free_port
 
 HOST = "127.0.0.1"
 SECRET = "callback-secret-of-the-test"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, held together while they are chosen so that they differ."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @dataclass
@@ -60,7 +51,7 @@ class Demo:
 
 @contextmanager
 def running_demo(directory: Path) -> Iterator[Demo]:
-    port, demo_port = free_ports(2)
+    port, demo_port = free_port(), free_port()
     demo = Demo(port, demo_port, directory / "chat.sqlite3")
     try:
         demo.start_chat()

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import secrets
 import signal
 import socket
 import ssl
@@ -38,11 +39,16 @@ Address = tuple[str, int] | str
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on right now.
+
+    Not one of those that the kernel gives to outgoing connections, which might take it before it is used.
+    """
+    for _ in range(1000):
+        port = 10_000 + secrets.randbelow(22_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port between 10,000 and 32,000")
 
 
 def environment(backend_port: int, env: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,8 @@ from examples.chat import run
 from examples.chat.app import create_app
 from examples.chat.push import Proxy, ProxyError
 from examples.chat.store import Store
-from tests.demo import HOST, SECRET, Demo, free_ports, running_demo
+from tests.demo import HOST, SECRET, Demo, running_demo
+from tests.servers import free_port
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ class TestBackend:
         assert Proxy(f"http://{HOST}:{demo.port}").send(keys, "hello") == set(keys)
 
     def test_a_proxy_that_is_down_is_an_error_of_its_own(self) -> None:
-        (port,) = free_ports(1)
+        port = free_port()
         with pytest.raises(ProxyError, match="POST /send for 1 sessions failed"):
             Proxy(f"http://{HOST}:{port}").send(["nobody"], "hello")
 
@@ -165,7 +166,7 @@ class TestRun:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_starts_both_and_leaves_nothing(self, tmp_path: Path, number: signal.Signals) -> None:
-        port, demo_port = free_ports(2)
+        port, demo_port = free_port(), free_port()
         with self.start(port, demo_port, tmp_path) as process:
             assert process.stdout is not None
             try:
@@ -188,7 +189,7 @@ class TestRun:
 
     @pytest.mark.parametrize("variable", ["PORT", "DEMO_PORT"])
     def test_a_port_that_is_taken_is_named(self, tmp_path: Path, variable: str) -> None:
-        port, demo_port = free_ports(2)
+        port, demo_port = free_port(), free_port()
         with socket.create_server((HOST, port if variable == "PORT" else demo_port)) as taken:
             with self.start(port, demo_port, tmp_path) as process:
                 out, err = process.communicate(timeout=40)
@@ -207,7 +208,7 @@ class TestRun:
             run.port_of("PORT", 9180)
 
     def test_a_server_that_dies_ends_the_other(self, tmp_path: Path) -> None:
-        port, demo_port = free_ports(2)
+        port, demo_port = free_port(), free_port()
         with self.start(port, demo_port, tmp_path) as process:
             assert process.stdout is not None
             try:

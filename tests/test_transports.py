@@ -19,6 +19,10 @@ class Protocol:
 class OwnProtocol(Protocol):
     __module__ = "proxy.websocket"
 
+    def write_now(self, message: dict[str, Any]) -> bool:
+        """Take it."""
+        return True
+
 
 class DaphneProtocol(Protocol):
     __module__ = "daphne.ws_protocol"
@@ -29,6 +33,12 @@ def test_transport_for() -> None:
     assert type(transport_for(partial(Protocol().send, DaphneProtocol()))) is DaphneTransport  # type: ignore[arg-type]
     assert type(transport_for(Protocol().send)) is Transport
     assert type(transport_for(lambda message: None)) is Transport
+
+
+def test_only_our_own_server_writes_at_once() -> None:
+    message = {"type": "websocket.send", "text": "a"}
+    assert OwnTransport(OwnProtocol().send).write_now(message)
+    assert not Transport(Protocol().send).write_now(message)
 
 
 def test_our_own_server_says_itself_how_it_ended() -> None:
