@@ -5,13 +5,17 @@ node that has one of the sessions; the registry knows where that is.
 """
 
 import asyncio
+import hashlib
 import json
 import os
+import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 from django.core.management.base import CommandError
@@ -23,6 +27,7 @@ from proxy.protocol import Frame
 
 CONNECT_LIMIT = 5.0  # seconds
 ANSWER_LIMIT = 60.0  # seconds, for up to 1,000 sessions of which some may be blocked
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 HEADER_SIZE = 8000  # bytes of keys in one request: daphne takes 16 KiB of headers
 
 Failures = dict[str, str]
@@ -136,6 +141,9 @@ async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
                 number = getattr(error, "errno", None) or 0
                 said = os.strerror(number) if number > 0 else "no such host, or no answer in time"
                 why = f"{name} can't be reached: {said}"
+            except aiohttp.ServerFingerprintMismatch:
+                why = f"{name} has another certificate than the one in {conf.options().tls_cert}"
+                break
             except (aiohttp.ClientError, TimeoutError) as error:
                 why = f"{name} gave no whole answer ({type(error).__name__}); it may have been done all the same"
                 break
@@ -145,8 +153,9 @@ async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
 async def _post(
     client: aiohttp.ClientSession, address: str, order: Order, keys: Sequence[str]
 ) -> tuple[Failures, bool]:
-    """One request to the API. Raises aiohttp.ClientError, TimeoutError."""
+    """One request to the API. Raises aiohttp.ClientError, TimeoutError, CommandError."""
     options = conf.options()
+    scheme, tls = ("http", True) if options.has_api_listener or not options.tls_cert else ("https", _known_by())
     headers = [(options.session_header, ",".join(keys))]
     if options.api_keys:
         headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
@@ -157,8 +166,23 @@ async def _post(
         path = options.close_path
         headers += [("X-Kuiperbelt-Close-Code", str(order.code)), ("X-Kuiperbelt-Close-Reason", order.reason)]
     body = order.frame.encode() if order.frame else b""
-    async with client.post(f"http://{address}{path}", headers=headers, data=body, allow_redirects=False) as response:
+    url = f"{scheme}://{address}{path}"
+    async with client.post(url, headers=headers, data=body, ssl=tls, allow_redirects=False) as response:
         return _understood(response.status, await response.read(), keys)
+
+
+def _known_by() -> aiohttp.Fingerprint:
+    """The nodes' certificate itself: we ask by an address that may not be among its names, and its CA is unknown."""
+    file = conf.options().tls_cert
+    try:
+        found = CERTIFICATE.search(Path(file).read_text())
+    except (OSError, UnicodeDecodeError):
+        found = None
+    if not found:
+        raise CommandError(
+            f"expected the nodes' certificate, PEM, in {file} (EKBO_TLS_CERT), found none that is readable"
+        )
+    return aiohttp.Fingerprint(hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).digest())
 
 
 def _understood(status: int, body: bytes, keys: Sequence[str]) -> tuple[Failures, bool]:

@@ -13,6 +13,7 @@ command -v ruby >/dev/null 2>&1 || packages="$packages ruby"
 command -v node >/dev/null 2>&1 || packages="$packages nodejs"
 command -v perl >/dev/null 2>&1 || packages="$packages perl"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages="$packages postgresql"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || packages="$packages libfaketime"
 
 [ -n "$packages" ] || exit 0
 install="apt-get update && apt-get install --yes --no-install-recommends$packages"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from django.utils.timezone import now
 
+from tests.admin_site import run_script, script_env
 from tests.clients import client, ending, receive, request
 from tests.operators import Registry, manage, registered
 from tests.postgres import PostgresServer
@@ -74,6 +76,24 @@ async def test_a_database_that_goes_and_comes_back(servers: Servers, postgres: P
         assert (response.status, response.json()["result"]) == (503, "NG")
         assert time.monotonic() - began < 7
     assert await server.stop() == 0
+
+
+SOCKET = """
+import socket
+from django.db import connection
+connection.ensure_connection()
+with socket.socket(fileno=connection.connection.fileno()) as its:
+    options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+    print(*(its.getsockopt(socket.IPPROTO_TCP, option) for option in options))
+    its.detach()
+"""
+
+
+async def test_a_host_that_dies_without_a_word_is_noticed(postgres: PostgresServer) -> None:
+    """By the kernel, which is told so for each connection; what the URL says goes first."""
+    for query, expected in (("", "10000 10 5\n"), ("?tcp_user_timeout=3000", "3000 10 5\n")):
+        env = script_env({"EKBO_DATABASE_URL": postgres.url + query})
+        assert await asyncio.to_thread(run_script, env, SOCKET) == expected
 
 
 async def test_many_rows(postgres: PostgresServer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Certificate
 from tests.clients import client, receive
 from tests.operators import manage, registered
 from tests.servers import Server, Servers
@@ -69,3 +70,24 @@ async def test_strict_broadcast_is_for_backends(servers: Servers, key: str) -> N
             done = await manage("sendmessage", "nobody", key, "hello", env=server.env)
             assert (done.status, done.errors) == (1, f"nobody: {NOT_FOUND}\n")
             assert await receive(connection) == "hello"
+
+
+async def test_a_node_that_serves_tls(servers: Servers, key: str, tmp_path: Path) -> None:
+    """It is known by its certificate; to another one nothing is said."""
+    certificate = Certificate(tmp_path)
+    server = await servers.start("uvicorn", certificate.env)
+    async with client(server, key) as connection:
+        await registered(server, key)
+        done = await manage("sendmessage", key, "safe", env=server.env)
+        assert (done.status, done.output) == (0, "sent to 1 of 1 session\n")
+        assert await receive(connection) == "safe"
+        certificate.renew()
+        done = await manage("sendmessage", key, "unsafe", env=server.env)
+        assert done.status == 1
+        assert "has another certificate than the one in" in done.errors
+        certificate.cert.write_text("no certificate")
+        done = await manage("closesessions", key, env=server.env)
+        assert done.status == 1
+        assert "expected the nodes' certificate, PEM, in" in done.errors
+        assert connection.close_code is None
+    await server.stop()
