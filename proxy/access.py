@@ -40,14 +40,14 @@ def admit_peer(
     address says nothing about its sender. A token counts wherever it comes from, so that trying one out on this host
     shows what it allows.
     """
-    if given := _bearer(authorizations):
+    if authorizations and (given := _bearer(authorizations)):
         if _is_key(given, options.api_keys):
             return None
         if tokens.looks_like_one(given):
             return _granted(given, scope, options)
     client = scope.get("client")
     address = client[0] if client else ""
-    if not forwarded and is_in(address, options.api_allow):
+    if options.api_allow and not forwarded and is_in(address, options.api_allow):
         return None
     if options.api_keys:
         raise Unauthorized("not allowed: expected Authorization: Bearer with one of EKBO_API_KEYS")

@@ -79,7 +79,8 @@ class Outbound:
             raise SessionClosed
         backlog = self._backlog
         if backlog is None:
-            self._write(message, size)
+            if not self._transport.write_now(message):
+                self._write(message, size)
             return None
         if backlog.size + size > self._options.max_backlog_size:
             self._on_slow()
@@ -127,8 +128,6 @@ class Outbound:
             self._backlog.queue.append((message, size))
             return
         try:
-            if self._transport.write_now(message):
-                return
             rest = start(self._transport.send(message))
         except OSError:
             # The socket is gone; the server will tell the consumer, which ends the session.

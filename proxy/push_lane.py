@@ -12,14 +12,13 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from proxy import conf, delivery, protocol, pushes, rfc6455
 from proxy.conf import Options
 from proxy.delivery import Begun, Delivery, Pending
 from proxy.eager import start
 from proxy.exceptions import ApiError
 from proxy.handlers import API
+from proxy.http_keepalive import KeptAlive
 from proxy.protocol import Headers
 from proxy.pushes import Head, Push
 
@@ -71,8 +70,12 @@ class Waiting:
         self.started = started
 
 
-class PushLane(HttpToolsProtocol):
+class PushLane(KeptAlive):
     """uvicorn's HTTP protocol with the lane in front of it."""
+
+    reads_head = True
+    """No head has come in whole since the last request; `head_size` is for who counts its bytes meanwhile."""
+    head_size = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,7 +86,6 @@ class PushLane(HttpToolsProtocol):
         self._keys: list[str]
         self._body = b""
         self._started = 0.0
-        self._rests_since: float | None = None  # the loop's time; None: a request is here, in part or whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -93,6 +95,8 @@ class PushLane(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         # The rest of what uvicorn does here is done when it turns out that it is needed.
+        self.reads_head = True
+        self.head_size = 0
         self.url = b""
         self.headers = []
 
@@ -100,6 +104,7 @@ class PushLane(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self.reads_head = False
         push = self._lane.pushes.get(self.url)
         if push is None or not self._is_plain(push):
             self._hand_on()
@@ -118,7 +123,8 @@ class PushLane(HttpToolsProtocol):
         self._head = head = Head(self.headers, self._lane.session_header)
         if len(head.framing) != 1 or not (size := head.framing[0]).isdigit() or len(size) > 9:
             return False
-        if int(size) > options.max_body_size or parser.get_http_version() != "1.1":
+        # HTTP/1.0 stays connected only if a Connection header asks for it.
+        if int(size) > options.max_body_size or (head.connection and parser.get_http_version() != "1.1"):
             return False
         try:
             self._keys = head.admitted_keys(self._peer, options, push)
@@ -202,40 +208,6 @@ class PushLane(HttpToolsProtocol):
         if extra:
             self.transport.close()
         self.on_response_complete()
-
-    # The keep-alive time-out: one timer per connection that stays, where uvicorn starts and ends one for each request.
-
-    def _unset_keepalive_if_required(self) -> None:
-        self._rests_since = None
-
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._rests_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch(self.timeout_keep_alive)
-
-    def _watch(self, delay: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(delay, self._end_if_at_rest)
-
-    def _end_if_at_rest(self) -> None:
-        self.timeout_keep_alive_task = None
-        if self._rests_since is not None:
-            left = self._rests_since + self.timeout_keep_alive - self.loop.time()
-            if left > 0:
-                self._watch(left)
-            else:
-                self.timeout_keep_alive_handler()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self.timeout_keep_alive_task:
-            self.timeout_keep_alive_task.cancel()
 
     def shutdown(self) -> None:
         """uvicorn ends: what has begun to come in is still answered."""

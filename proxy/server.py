@@ -43,28 +43,17 @@ class HttpProtocol(PushLane):
     """uvicorn's HTTP protocol, the push lane, a limit on headers, which httptools lacks, and our WebSocket side."""
 
     _running: RequestResponseCycle | None = None
-    _reading_head = True
-    _head_size = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._reading_head:
-            self._head_size += len(data)
+        if self.reads_head:
+            self.head_size += len(data)
         super().data_received(data)
         # What came with the last piece of the head may be body, so it counts only while the head isn't complete.
-        if self._reading_head and self._head_size > MAX_HEAD_SIZE and not self.transport.is_closing():
+        if self.reads_head and self.head_size > MAX_HEAD_SIZE and not self.transport.is_closing():
             self.transport.write(
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             )
             self.transport.close()
-
-    def on_message_begin(self) -> None:
-        self._reading_head = True
-        self._head_size = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._reading_head = False
-        super().on_headers_complete()
 
     def _get_upgrade(self) -> bytes | None:
         if API in self.app_state:  # clients connect at the public listener only
