@@ -50,9 +50,7 @@ def data(request: HttpRequest) -> HttpResponse:
         samples[node].append(Counted(taken.timestamp(), *counters))
     lines = {node: series.node_lines(counted, at) for node, counted in samples.items()}
     nodes = {node.pk: node for node in Node.objects.filter(pk__in=lines)}
-    busiest = sorted(nodes, key=lambda pk: (nodes[pk].ended_at is not None, -nodes[pk].connections, str(pk)))[
-        :MAX_LINES
-    ]
+    busiest = sorted(nodes, key=lambda pk: (nodes[pk].ended_at is not None, -nodes[pk].connections, str(pk)))
     return JsonResponse(
         {
             "now": now,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -114,6 +115,27 @@ async def test_whoever_is_logged_out_is_told(site: Site, browser: Browser) -> No
         await expect(page.get_by_role("status")).to_contain_text("You are logged out", timeout=10_000)
         await page.get_by_role("link", name="Log in again").click()
         await expect(page.get_by_label("Password")).to_be_visible()
+
+
+CROWD = """
+now = timezone.now()
+for number in range(15):
+    node = Node.objects.create(name=f"crowd-{number}", pid=1, endpoint="", version="0", connections=number + 100,
+        started_at=now, heartbeat_at=now)
+    Sample.objects.create(node=node, at=now - timedelta(seconds=11), connections=number + 100, total_connections=0,
+        total_messages=0, errors=0)
+"""
+
+
+async def test_more_nodes_than_can_be_told_apart(servers: Servers, browser: Browser, tmp_path: Path) -> None:
+    """The busiest have lines of their own, and the number of the others is said."""
+    async with running_site(servers, tmp_path) as site, site.staff(browser) as page:
+        await asyncio.to_thread(site.run, CROWD)
+        await show(page, site)
+        await expect(page.get_by_role("row", name="crowd-")).to_have_count(12)
+        await expect(page.get_by_role("row", name="crowd-14 1")).to_be_visible()
+        # The site's own node may have written its first sample already.
+        await expect(page.locator("#others")).to_have_text(re.compile("^[34] more nodes count in the total.$"))
 
 
 @pytest.mark.parametrize("since", ["", "x", "-1", "99999999999", "1" * 400, "١"])
