@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test history steady kills coverage lint audit format bench bench-cluster demo lock clean
+.PHONY: help run test history steady kills coverage lint audit format bench bench-peers bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,8 +54,11 @@ format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## measure speed against a bare ASGI application, write docs/performance.md's table
+bench: $(VENV)/dev.stamp ## measure speed beside the peers that are installed, write docs/performance.md's tables, .json and .svg
 	$(BIN)/python -m bench --write $(BENCH_ARGS)
+
+bench-peers: ## install the peers: kuiperbelt, nchan, Centrifugo, Pushpin
+	sh bench/install-peers.sh
 
 bench-cluster: $(VENV)/dev.stamp ## measure two processes and Redis, write their tables and the model of docs/scaling.md
 	$(BIN)/python -m bench cluster --write $(BENCH_ARGS)

@@ -6,90 +6,61 @@ on its port.
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from .cluster_work import rows
-from .meter import ClusterStage
+from .ground import Ground, Servers, ground
 from .processes import Process, free_port
 from .redis import RedisServer
-from .run import Round, launch, launch_backend, launch_load, take_turns
+from .run import Round, take_turns
 from .systems import SYSTEMS
-from .work import Plan
+from .work import Plan, Stage
 
 SIDES = ("alone", "local", "remote", "workers")
 SYSTEM = SYSTEMS["ours-uvicorn"]
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What the processes of one stage share: whatever ends them, their folder, and the backend."""
-
-    stack: ExitStack
-    folder: Path
-    backend_url: str
-
-    def redis(self) -> RedisServer:
-        """Start a Redis server."""
-        server = RedisServer(self.folder)
-        self.stack.callback(server.stop)
-        server.wait_listening()
-        return server
-
-    def proxy(self, port: int, redis: RedisServer | None, *arguments: str) -> Process:
-        """Start a proxy and wait until it answers."""
-        environment = SYSTEM.environment(port, self.backend_url, self.folder)
-        if redis:
-            environment["EKBO_REDIS_URL"] = redis.url
-        process = launch(self.stack, [*SYSTEM.command(port), *arguments], environment)
-        process.wait_ready(port, SYSTEM.ping_path)
-        return process
-
-    def load(self, port: int) -> Process:
-        """Start a load process whose clients connect to a port."""
-        return launch_load(self.stack, SYSTEM.name, port)
+def proxy(on: Ground, port: int, redis: RedisServer | None, *arguments: str) -> Process:
+    """Start a proxy and wait until it answers."""
+    environment = SYSTEM.environment(on, port)
+    if redis:
+        environment["EKBO_REDIS_URL"] = redis.url
+    process = on.launch([*SYSTEM.command(on, port), *arguments], environment)
+    process.wait_ready(port, SYSTEM.ping_path)
+    return process
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
-    """Prepare a stage's ground; all that is started on it ends with it."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        yield Ground(stack, folder, launch_backend(stack))
-
-
-@contextmanager
-def alone(plan: Plan) -> Iterator[ClusterStage]:
+def alone(plan: Plan) -> Iterator[Stage]:
     """One process without Redis."""
     with ground() as on:
         port = free_port()
-        server = on.proxy(port, None)
-        yield ClusterStage(plan, server, on.load(port), servers=(server,))
+        servers = Servers((proxy(on, port, None),), port)
+        yield Stage(plan, servers, on.load(SYSTEM.name, port))
 
 
 @contextmanager
-def pair(plan: Plan) -> Iterator[ClusterStage]:
+def pair(plan: Plan) -> Iterator[Stage]:
     """Two processes and one Redis; clients and sends at the first."""
     with ground() as on:
         redis = on.redis()
         ports = free_port(), free_port()
-        servers = tuple(on.proxy(port, redis) for port in ports)
-        yield ClusterStage(plan, servers[0], on.load(ports[0]), servers=servers, redis=redis, other_port=ports[1])
+        processes = tuple(proxy(on, port, redis) for port in ports)
+        yield Stage(plan, Servers(processes, *ports, redis), on.load(SYSTEM.name, ports[0]))
 
 
 @contextmanager
-def workers(plan: Plan) -> Iterator[ClusterStage]:
+def workers(plan: Plan) -> Iterator[Stage]:
     """One runproxy with several workers."""
     with ground() as on:
         redis = on.redis()
         port = free_port()
-        server = on.proxy(port, redis, "--workers", str(plan.workers))
+        servers = Servers((proxy(on, port, redis, "--workers", str(plan.workers)),), port, redis=redis)
         time.sleep(plan.settle)  # the others may still be on their way when the first one answers
-        yield ClusterStage(plan, server, on.load(port), servers=(server,), redis=redis)
+        yield Stage(plan, servers, on.load(SYSTEM.name, port))
 
 
 def measure(plan: Plan) -> Round:
@@ -99,7 +70,7 @@ def measure(plan: Plan) -> Round:
         stages = {
             "alone": stack.enter_context(alone(plan)),
             "local": local,
-            "remote": replace(local, send_port=local.other_port),
+            "remote": replace(local, send_port=local.servers.send_port),
             "workers": stack.enter_context(workers(plan)),
         }
         measures: Round = {name: {} for name in SIDES}

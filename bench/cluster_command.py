@@ -16,7 +16,7 @@ from .work import Plan
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     default = Plan()
-    parser = options.plan_parser("python -m bench cluster", __doc__)
+    parser = options.plan_parser("python -m bench cluster", __doc__, default)
     add = parser.add_argument
     add("--rate", type=int, default=default.rate, help="sends per second of the open loop (%(default)s)")
     add("--busy-rate", type=int, default=default.busy_rate, help="the same, for a process in full use (%(default)s)")
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     found = parse(arguments)
 
     def work() -> None:
-        plan = options.plan(found)
+        plan = options.plan(found, Plan())
         summary = cluster_report.summarise(plan, run(plan, found.rounds))
         text = cluster_report.markdown(summary, " ".join(["python -m bench cluster", *options.shown(arguments)]))
         print(text, end="")

@@ -6,29 +6,25 @@ Used by bench.cluster.
 import time
 from collections.abc import Iterator, Mapping
 
-from .meter import ClusterStage, Meter
+from .meter import Meter
 from .processes import clocks, cpu_seconds
-from .work import ANSWER_SECONDS, Connect, Plan, Send, WarmUp, Work
+from .work import ANSWER_SECONDS, Connect, Plan, Send, Stage, WarmUp, Work
 
 
 class MeteredWarmUp(WarmUp):
     """The first connections; then the memory of a process that serves hardly anybody."""
 
-    stage: ClusterStage
-
     def end(self) -> dict[str, float]:
-        processes = sum(len(clocks(server.pid)) for server in self.stage.servers)
+        processes = sum(len(clocks(server.pid)) for server in self.stage.servers.processes)
         return {"process_memory_kib": self.stage.memory() / processes}
 
 
 class MeteredConnect(Connect):
     """The connections, with what Redis did and keeps for them."""
 
-    stage: ClusterStage
-
     def begin(self) -> None:
         self.meter = Meter(self.stage)
-        self.redis_memory = self.stage.redis.memory() if self.stage.redis else 0
+        self.redis_memory = self.stage.servers.redis.memory() if self.stage.servers.redis else 0
         super().begin()
 
     def slice(self, number: int) -> None:
@@ -42,15 +38,13 @@ class MeteredConnect(Connect):
             **self.meter.measures("connect", count),
             **self.meter.redis_cpu_us("redis_subscribe_us", "subscribes", count),
         }
-        if self.stage.redis:
-            found["redis_session_bytes"] = (self.stage.redis.memory() - self.redis_memory) / count
+        if self.stage.servers.redis:
+            found["redis_session_bytes"] = (self.stage.servers.redis.memory() - self.redis_memory) / count
         return found
 
 
 class MeteredSend(Send):
     """Pushes, with what each process and Redis did for them."""
-
-    stage: ClusterStage
 
     def begin(self) -> None:
         super().begin()
@@ -74,8 +68,6 @@ class MeteredSend(Send):
 class Idle(Work):
     """A pause as long as the time between two pings of a connection; the process without sessions is the yardstick."""
 
-    stage: ClusterStage
-
     def slices(self) -> int:
         return 0
 
@@ -95,13 +87,11 @@ class Idle(Work):
 
     def clocks(self) -> list[float]:
         """Return the CPU seconds of the process with the sessions, of the other one, and of Redis."""
-        return [cpu_seconds(process.pid) for process in (*self.stage.servers, *self.stage.redises())]
+        return [cpu_seconds(process.pid) for process in (*self.stage.servers.processes, *self.stage.redises())]
 
 
 class AskRedis(Work):
     """Redis alone, busy with many clients that share nothing, as in a large installation."""
-
-    stage: ClusterStage
 
     def begin(self) -> None:
         self.ask(self.plan.warm_up)
@@ -114,8 +104,8 @@ class AskRedis(Work):
 
     def ask(self, seconds: float) -> int:
         """Let the clients ask each other; return how many requests were answered."""
-        assert self.stage.redis
-        port, clients = self.stage.redis.port, self.plan.crowd
+        assert self.stage.servers.redis
+        port, clients = self.stage.servers.redis.port, self.plan.crowd
         answer = self.stage.load.ask(seconds + ANSWER_SECONDS, do="crowd", port=port, clients=clients, seconds=seconds)
         return int(answer["exchanges"])
 
@@ -125,8 +115,6 @@ class AskRedis(Work):
 
 class MeteredClose(Work):
     """All clients leave at once; what the proxies and Redis do about it, up to the end of the pause, is counted."""
-
-    stage: ClusterStage
 
     def slices(self) -> int:
         return 1
@@ -144,7 +132,7 @@ class MeteredClose(Work):
         return found | {"close_cpu_us": found["close_proxy_cpu_us"] + found.get("close_redis_cpu_us", 0.0)}
 
 
-def rows(stages: Mapping[str, ClusterStage]) -> Iterator[dict[str, Work]]:
+def rows(stages: Mapping[str, Stage]) -> Iterator[dict[str, Work]]:
     """Yield the kinds of work in order, each for its sides; `remote` has the sessions of `local`."""
     plan: Plan = stages["local"].plan
     connecting = {name: stage for name, stage in stages.items() if name != "remote"}

@@ -10,21 +10,25 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import uvloop
 
 from .crowd import Crowd
+from .one_shot import OneShotSender
 from .pacing import PacedRequests
 from .sockets import Client, ClosedLoop, Requests, Sender, Tally
-from .systems import SYSTEMS, System
+from .system import System
+from .systems import SYSTEMS
+from .talk import Talk
 
 HANDSHAKE_SECONDS = 30.0
 ARRIVAL_POLLS = 2500
 ARRIVAL_POLL_SECONDS = 0.002
 IDLE_SECONDS = 4.0  # uvicorn closes a connection that was idle for 5 s
-CLIENTS_PER_ADDRESS = 20_000  # below the 28,000 local ports that Linux gives one address
+CLIENTS_PER_ADDRESS = 2000  # Linux gives one address 28,000 local ports, for all systems together
 
 
 class Load:
@@ -61,7 +65,7 @@ class Load:
         key = f"session-{index:06d}"
         address = index // CLIENTS_PER_ADDRESS
         _, client = await asyncio.get_running_loop().create_connection(
-            lambda: Client(self.system.connect_target(key), self.tally),
+            lambda: Client(self.system, key, self.tally),
             "127.0.0.1",
             self.port,
             local_addr=(f"127.0.0.{1 + address}", 0) if address else None,
@@ -80,20 +84,23 @@ class Load:
         pool: list[Sender] = []
         for sender in self.pools.get(port, []):
             if sender.lost or time.perf_counter() - sender.last_used > IDLE_SECONDS:
-                sender.transport.close()
+                sender.close()
             else:
                 pool.append(sender)
         self.pools[port] = pool
         while len(pool) < count:
-            _, sender = await loop.create_connection(Sender, "127.0.0.1", port)
+            if self.system.keep_alive:
+                _, sender = await loop.create_connection(Sender, "127.0.0.1", port)
+            else:
+                sender = OneShotSender(port)
             pool.append(sender)
         self.senders = pool[:count]
         return {"senders": len(self.senders)}
 
     async def send(
-        self, keys_per_send: int, size: int, seconds: float, cap: int, rate: float | None = None
+        self, kind: str, keys_per_send: int, size: int, seconds: float, cap: int, rate: float | None = None
     ) -> dict[str, Any]:
-        """Push from all senders for `seconds` and wait for the last frame to arrive.
+        """Push (the kind `batch`: in batches) from all senders for `seconds` and wait for the last frame to arrive.
 
         With a rate, so many requests per second are due whatever the answers take; without, each sender sends as
         soon as it is answered, at most `cap` requests altogether.
@@ -101,12 +108,12 @@ class Load:
         step = min(keys_per_send, len(self.keys))
         batches = [self.keys[at : at + step] for at in range(0, len(self.keys) - step + 1, step)]
         self.tally.reset()
-        start = time.perf_counter()
         requests: Requests = (
-            PacedRequests(self.system, batches, size, seconds, rate)
+            PacedRequests(self.system, kind, batches, size, seconds, rate)
             if rate
-            else ClosedLoop(self.system, batches, size, seconds, cap)
+            else ClosedLoop(self.system, kind, batches, size, seconds, cap)
         )
+        start = time.perf_counter()
         async with asyncio.timeout(seconds + HANDSHAKE_SECONDS):
             await asyncio.gather(*[sender.start(requests) for sender in self.senders])
         for _ in range(ARRIVAL_POLLS):
@@ -129,6 +136,26 @@ class Load:
             "response_bytes": self.senders[0].usual_size,
         }
 
+    async def talk(self, port: int, size: int, seconds: float, talkers: int) -> dict[str, Any]:
+        """Let the first clients send messages, and count those that have reached the backend on a port."""
+        make = partial(Talk, self.system, self.clients[:talkers], size, seconds)
+        start = time.perf_counter()
+        transport, talk = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", port)
+        try:
+            async with asyncio.timeout(seconds + HANDSHAKE_SECONDS):
+                await talk.over
+        finally:
+            transport.close()
+        latencies = sorted(talk.latencies)
+        return {
+            "sent": talk.said,
+            "delivered": len(latencies),
+            "lost_connections": self.tally.lost_connections,
+            "seconds": time.perf_counter() - start,
+            "p50_ms": percentile(latencies, 50) / 1e6,
+            "p99_ms": percentile(latencies, 99) / 1e6,
+        }
+
     async def crowd(self, port: int, clients: int, seconds: float) -> dict[str, Any]:
         """Let bare clients of the Redis on a port ask each other."""
         await self.bare.gather(port, clients)
@@ -139,7 +166,7 @@ class Load:
         for client in self.clients:
             client.close()
         for sender in chain.from_iterable(self.pools.values()):
-            sender.transport.close()
+            sender.close()
         self.bare.close()
         await asyncio.sleep(0.2)
         return {"closed": len(self.clients)}

@@ -9,39 +9,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from .processes import TICKS, Process, clocks, cpu_seconds, memory_kib
-from .redis import COUNTERS, RedisServer
+from .processes import TICKS, clocks, cpu_seconds
+from .redis import COUNTERS
 from .work import Stage
-
-
-@dataclass(frozen=True)
-class ClusterStage(Stage):
-    """Proxies, perhaps a Redis, and the load that is tied to them."""
-
-    servers: tuple[Process, ...] = ()
-    redis: RedisServer | None = None
-    other_port: int | None = None  # where the second process listens
-
-    def cpu(self) -> float:
-        """Return the CPU seconds of all proxies and Redis."""
-        return sum(cpu_seconds(server.pid) for server in (*self.servers, *self.redises()))
-
-    def memory(self) -> float:
-        """Return the proportional set size of all proxies in KiB; Redis says its own."""
-        return sum(memory_kib(server.pid) for server in self.servers)
-
-    def redises(self) -> list[RedisServer]:
-        """Return the Redis server, if there is one."""
-        return [self.redis] if self.redis else []
 
 
 class Meter:
     """Adds up the CPU seconds of each process, those that the machine was idle, and Redis' counters."""
 
-    def __init__(self, stage: ClusterStage) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.proxies: defaultdict[int, float] = defaultdict(float)  # pid -> CPU seconds
         self.total: defaultdict[str, float] = defaultdict(float)
@@ -49,20 +27,20 @@ class Meter:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count what happens inside."""
-        counters = self.stage.redis.counters() if self.stage.redis else {}
+        counters = self.stage.servers.redis.counters() if self.stage.servers.redis else {}
         processes, machine = self.processes(), self.machine()
         yield
         for name, value in self.machine().items():
             self.total[name] += value - machine[name]
         for pid, seconds in self.processes().items():
             self.proxies[pid] += seconds - processes.get(pid, 0.0)
-        if self.stage.redis:
-            for name, value in self.stage.redis.counters().items():
+        if self.stage.servers.redis:
+            for name, value in self.stage.servers.redis.counters().items():
                 self.total[name] += value - counters[name]
 
     def processes(self) -> dict[int, float]:
         """Return the CPU seconds of each process of the proxies."""
-        return {pid: used for server in self.stage.servers for pid, used in clocks(server.pid).items()}
+        return {pid: used for server in self.stage.servers.processes for pid, used in clocks(server.pid).items()}
 
     def machine(self) -> dict[str, float]:
         """Return the seconds that have passed on all cores, those that they were idle, and what load and Redis used."""
@@ -82,13 +60,13 @@ class Meter:
         proxies = sorted(self.proxies.values(), reverse=True)
         workers = {f"worker{number}": used for number, used in enumerate([*proxies, 0.0][:2], 1)}
         parts = {"load": self.total["load"], "proxy": sum(proxies)}
-        if self.stage.redis:
+        if self.stage.servers.redis:
             parts["redis"] = self.total["redis"]
         shares = {"redis": 0.0, **parts, **workers, "idle": self.total["idle"]}
         found = {f"{name}_{part}_cpu_us": used / count * 1e6 for part, used in parts.items()}
         found |= {f"{name}_{part}_share": used / self.total["core_seconds"] for part, used in shares.items()}
         found[f"{name}_bound_per_second"] = count * (os.cpu_count() or 1) / sum(parts.values())
-        if self.stage.redis:
+        if self.stage.servers.redis:
             found |= {f"{name}_{counter}": self.total[counter] / count for counter in COUNTERS}
         return found
 

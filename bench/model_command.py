@@ -10,7 +10,7 @@ from typing import Any
 
 from . import model_page, options, report
 from .model import Target
-from .systems import PROJECT
+from .processes import PROJECT
 
 RESULT = PROJECT / "docs" / "cluster.json"
 PAGE = PROJECT / "docs" / "scaling.md"

@@ -7,7 +7,7 @@ import sys
 from time import CLOCK_MONOTONIC, perf_counter_ns
 
 from .sockets import Requests
-from .systems import System
+from .system import System
 
 SECOND = 1_000_000_000  # ns
 TIMER_ABSTIME = 1
@@ -33,8 +33,10 @@ class PacedRequests(Requests):
     A request that finds no free sender waits for one, and that wait is part of its latency.
     """
 
-    def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, rate: float) -> None:
-        super().__init__(system, batches, size)
+    def __init__(
+        self, system: System, kind: str, batches: list[list[str]], size: int, seconds: float, rate: float
+    ) -> None:
+        super().__init__(system, kind, batches, size)
         self.interval = int(SECOND / rate)
         self.total = max(1, round(seconds * rate))
         self.first = perf_counter_ns() + LEAD

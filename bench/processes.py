@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from .systems import PROJECT
-
+PROJECT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 5.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -28,6 +27,11 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
+
+
+def clean_environment() -> dict[str, str]:
+    """Return our environment less the proxy's own variables, so that no setting of the shell bends a measurement."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("EKBO_")}
 
 
 def stat_fields(pid: int) -> list[str]:

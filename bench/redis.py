@@ -5,8 +5,7 @@ import socket
 import time
 from pathlib import Path
 
-from .processes import BenchError, Process, free_port
-from .systems import clean_environment
+from .processes import BenchError, Process, clean_environment, free_port
 
 READY_SECONDS = 10.0
 ASK = b"INFO all\r\n"

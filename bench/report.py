@@ -1,4 +1,4 @@
-"""What is printed: medians and spreads, ratios with their goals, the machine; as Markdown and as JSON."""
+"""What all reports are made of: medians and spreads, ratios with their goals, the machine; as Markdown and as JSON."""
 
 import math
 import os
@@ -13,34 +13,18 @@ from typing import Any
 
 from .processes import BenchError
 from .run import Round
-from .systems import System
 from .work import Plan
 
-BEGIN = "<!-- bench: begin -->"
-END = "<!-- bench: end -->"
 PACKAGES = ["Django", "channels", "uvicorn", "daphne", "uvloop", "httptools", "websockets", "autobahn", "aiohttp"]
 
-Titles = Mapping[str, tuple[str, str]]  # measure -> its title, in which a Plan's fields may stand, and its unit
+VERDICTS = {None: "", True: "met", False: "**not met**"}
 
-MEASURES = {
-    "send_cpu_us": ("CPU per message, one key per `/send`", "us"),
-    "fanout_cpu_us": ("CPU per message, {keys} keys per `/send`", "us"),
-    "connect_cpu_us": ("CPU per connect, first to last open", "us"),
-    "connect_settled_cpu_us": ("CPU per connect, work up to {settle:g} s later included", "us"),
-    "memory_kib": ("memory per connection (PSS)", "KiB"),
-    "connects_per_second": ("connects", "1/s"),
-    "send_per_second": ("messages, one key per `/send`", "1/s"),
-    "send_p50_ms": ("latency p50, one key per `/send`", "ms"),
-    "send_p99_ms": ("latency p99, one key per `/send`", "ms"),
-    "fanout_per_second": ("messages, {keys} keys per `/send`", "1/s"),
-    "fanout_p50_ms": ("latency p50, {keys} keys per `/send`", "ms"),
-    "fanout_p99_ms": ("latency p99, {keys} keys per `/send`", "ms"),
-}
+Titles = Mapping[str, tuple[str, str]]  # measure -> its title, in which a Plan's fields may stand, and its unit
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A measure of one system over that of another in the same round.
+    """A measure of one system over that of another in the same round, or over its `yardstick_measure`.
 
     `goal` is the most it may be, or with `at_least` the least; None: no goal.
     """
@@ -50,33 +34,21 @@ class Ratio:
     measure: str
     goal: float | None = None
     at_least: bool = False
+    yardstick_measure: str = ""
 
-
-RATIOS = [
-    Ratio("ours-uvicorn", "bare-uvicorn", "send_cpu_us", 2.2),
-    Ratio("ours-uvicorn", "bare-uvicorn", "fanout_cpu_us", 1.5),
-    Ratio("ours-uvicorn", "bare-uvicorn", "connect_cpu_us", 1.6),
-    Ratio("ours-uvicorn", "bare-uvicorn", "connect_settled_cpu_us"),
-    Ratio("ours-uvicorn", "bare-uvicorn", "memory_kib", 1.3),
-    Ratio("ours-registry", "ours-uvicorn", "connect_cpu_us", 1.25),
-    Ratio("ours-registry", "ours-uvicorn", "send_cpu_us", 1.02),
-    Ratio("ours-daphne", "bare-daphne", "send_cpu_us", 1.6),
-    Ratio("ours-daphne", "bare-daphne", "fanout_cpu_us"),
-    Ratio("ours-daphne", "bare-daphne", "connect_cpu_us"),
-    Ratio("ours-daphne", "bare-daphne", "memory_kib"),
-]
+    def found_in(self, result: Round) -> float | None:
+        """Return its value in a round; None if a side or its measure is missing."""
+        value = result.get(self.system, {}).get(self.measure)
+        yardstick = result.get(self.yardstick, {}).get(self.yardstick_measure or self.measure)
+        if value is None or yardstick is None:
+            return None
+        return value / yardstick if yardstick else math.nan
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, least and greatest of some values; nan for values that could not be taken."""
     taken = [value for value in values if math.isfinite(value)] or [math.nan]
     return {"median": median(taken), "min": min(taken), "max": max(taken)}
-
-
-def summarise(systems: list[System], plan: Plan, rounds: list[Round]) -> dict[str, Any]:
-    """Return everything that was found, as JSON takes it."""
-    notes = {system.name: system.note for system in systems if system.note}
-    return summary_of([system.name for system in systems], plan, rounds, MEASURES, RATIOS, PACKAGES) | {"notes": notes}
 
 
 def summary_of(
@@ -107,13 +79,21 @@ def summary_of(
             }
             for name in names
         },
-        "ratios": [compare(ratio, rounds) for ratio in ratios if ratio.system in names and ratio.yardstick in names],
+        "ratios": comparisons(ratios, rounds),
     }
 
 
-def compare(ratio: Ratio, rounds: list[Round]) -> dict[str, Any]:
-    """Return a ratio round by round, its median, and whether that reaches the goal."""
-    values = spread([result[ratio.system][ratio.measure] / result[ratio.yardstick][ratio.measure] for result in rounds])
+def comparisons(ratios: Iterable[Ratio], rounds: list[Round]) -> list[dict[str, Any]]:
+    """Return those ratios whose two sides were measured in all rounds."""
+    return [found for ratio in ratios if (found := compare(ratio, rounds))]
+
+
+def compare(ratio: Ratio, rounds: list[Round]) -> dict[str, Any] | None:
+    """Return a ratio's median over the rounds and whether that reaches the goal; None if a side wasn't measured."""
+    taken = [value for result in rounds if (value := ratio.found_in(result)) is not None]
+    if len(taken) < len(rounds):
+        return None
+    values = spread(taken)
     met = None
     if ratio.goal is not None:
         met = values["median"] >= ratio.goal if ratio.at_least else values["median"] <= ratio.goal
@@ -132,14 +112,6 @@ def cpu_model() -> str:
     """Return the processor's name as Linux gives it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def markdown(summary: dict[str, Any], command: str) -> str:
-    """Render a summary as two Markdown tables with what must be known to read them."""
-    notes = "; ".join(f"{name}: {note}" for name, note in summary["notes"].items())
-    intro = [f"{preamble(summary, command, 'one server process')}" + (f" {notes}." if notes else "")]
-    parts = [intro, measure_table(summary, MEASURES), ratio_table(summary, MEASURES)]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def preamble(summary: dict[str, Any], command: str, processes: str) -> str:
@@ -170,13 +142,23 @@ def ratio_table(summary: dict[str, Any], titles: Titles) -> list[str]:
         [
             titles[ratio["measure"]][0].format(**summary["plan"]),
             f"{ratio['system']} / {ratio['yardstick']}",
-            f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})",
-            "" if ratio["goal"] is None else f"{'>=' if ratio['at_least'] else '<='} {ratio['goal']}",
-            {None: "", True: "met", False: "**not met**"}[ratio["met"]],
+            two_digits(ratio),
+            bound(ratio["goal"], ratio["at_least"]),
+            VERDICTS[ratio["met"]],
         ]
         for ratio in summary["ratios"]
     ]
     return table(["ratio", "systems", "median (spread)", "goal", ""], rows) if rows else []
+
+
+def two_digits(ratio: Mapping[str, float]) -> str:
+    """Render a ratio with its spread."""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
+
+
+def bound(goal: float | None, at_least: bool) -> str:
+    """Render a goal."""
+    return "" if goal is None else f"{'>=' if at_least else '<='} {goal}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -199,7 +181,7 @@ def digits(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def write_between_markers(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+def write_between_markers(path: Path, text: str, begin: str, end: str) -> None:
     """Replace what stands between two marks in a file; raise BenchError if they are not there."""
     content = path.read_text() if path.exists() else ""
     before, found_begin, rest = content.partition(begin)

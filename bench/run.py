@@ -1,90 +1,91 @@
 """The measurement: rounds in which all servers stand side by side and take turns at every piece of work."""
 
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from functools import partial
 
-from .processes import Process, free_port
-from .systems import System, clean_environment
-from .work import Plan, Stage, Work, works
+from .ground import ground
+from .processes import BenchError
+from .system import System
+from .work import Memory, Plan, Stage, WarmUp, Work, rows
 
 Measures = dict[str, float]  # measure -> value
 Round = dict[str, Measures]  # by the name of the system
+Failures = dict[str, list[str]]  # by the name of the system: what it could not do, and why
 
-
-def launch(
-    stack: ExitStack, command: Sequence[str], environment: Mapping[str, str] | None = None, *, pipes: bool = False
-) -> Process:
-    """Start a process that the stack ends, with variables beside those that are not the proxy's."""
-    process = Process(command, clean_environment() | dict(environment or {}), pipes=pipes)
-    stack.callback(process.stop)
-    return process
-
-
-def launch_backend(stack: ExitStack) -> str:
-    """Start a backend and return the URL of its connect callback."""
-    backend = launch(stack, [sys.executable, "-m", "bench.backend"], pipes=True)
-    return f"http://127.0.0.1:{int(backend.read_line(10))}/connect"
-
-
-def launch_load(stack: ExitStack, system: str, port: int) -> Process:
-    """Start a load process for a server's port."""
-    return launch(stack, [sys.executable, "-m", "bench.load", system, str(port)], pipes=True)
+PROGRESS = {
+    "send_cpu_us": "send {:.1f} us",
+    "fanout_cpu_us": "fan-out {:.1f} us",
+    "connect_cpu_us": "connect {:.0f} us",
+    "receive_cpu_us": "receive {:.0f} us",
+    "idle_memory_kib": "memory {:.1f} KiB",
+    "paced_p99_ms": "p99 {:.2f} ms",
+}
 
 
 @contextmanager
 def started(system: System, plan: Plan) -> Iterator[Stage]:
     """Start a system with its backend and load process; end them all at the end, whatever happens."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        backend_url = launch_backend(stack)
-        port = free_port()
-        server = launch(stack, system.command(port), system.environment(port, backend_url, folder))
-        server.wait_ready(port, system.ping_path)
-        load = launch_load(stack, system.name, port)
-        yield Stage(plan, server, load)
-        load.ask(30, do="close")
+    with ground() as on:
+        servers = system.start(on)
+        load = on.load(system.name, servers.port)
+        yield Stage(plan, servers, load, servers.send_port, on.backend_port, system.lacks)
 
 
-def take_turns(works: Mapping[str, Work]) -> Round:
-    """Do one kind of work for every system, in slices that go forward and backward through them."""
-    row = list(works.values())
-    for work in row:
-        work.begin()
-    for number in range(row[0].slices()):
-        for work in row if number % 2 == 0 else row[::-1]:
-            work.slice(number)
-    time.sleep(row[0].pause())
-    return {name: work.end() for name, work in works.items()}
+def take_turns(works: Mapping[str, Work], failures: Failures | None = None) -> Round:
+    """Do one kind of work for every system, in slices that go forward and backward through them.
+
+    Where `failures` are given, a system that fails is noted there and left out; else its BenchError is raised.
+    """
+    row = dict(works)
+
+    def attempt(name: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BenchError as error:
+            if failures is None:
+                raise
+            del row[name]
+            failures.setdefault(name, []).append(f"{works[name].name}: {error}")
+
+    for name, work in works.items():
+        attempt(name, work.begin)
+    for number in range(next(iter(works.values())).slices() if works else 0):
+        for name in list(row) if number % 2 == 0 else list(row)[::-1]:
+            attempt(name, partial(row[name].slice, number))
+    if row:
+        time.sleep(next(iter(row.values())).pause())
+    return {name: work.end() for name, work in row.items()}
 
 
-def measure(systems: list[System], plan: Plan) -> Round:
-    """Do all the work with freshly started systems."""
+def measure(systems: Sequence[System], plan: Plan, failures: Failures | None = None) -> Round:
+    """Do all the work with freshly started systems: side by side, then each alone with many idle connections."""
+    measures: Round = {system.name: {} for system in systems}
     with ExitStack() as stack:
         stages = {system.name: stack.enter_context(started(system, plan)) for system in systems}
-        measures: Round = {name: {} for name in stages}
-        for row in zip(*[works(stage) for stage in stages.values()], strict=True):
-            for name, found in take_turns(dict(zip(stages, row, strict=True))).items():
+        for row in rows(stages, plan):
+            for name, found in take_turns(row, failures).items():
                 measures[name] |= found
-        return measures
+        for stage in stages.values():
+            stage.load.ask(30, do="close")
+    for system in systems if "memory" in plan.work else ():
+        with started(system, plan) as stage:
+            WarmUp(stage).begin()
+            measures[system.name] |= take_turns({system.name: Memory(stage)}, failures).get(system.name, {})
+    return measures
 
 
-def run(systems: list[System], plan: Plan, rounds: int) -> list[Round]:
+def run(systems: Sequence[System], plan: Plan, rounds: int, failures: Failures | None = None) -> list[Round]:
     """Measure all systems in every round; every other round starts with the last. Progress goes to stderr."""
     results: list[Round] = []
     for number in range(rounds):
         start = time.monotonic()
-        results.append(measure(systems if number % 2 == 0 else systems[::-1], plan))
+        results.append(measure(systems if number % 2 == 0 else systems[::-1], plan, failures))
         print(f"round {number + 1}/{rounds} ({time.monotonic() - start:.0f} s)", file=sys.stderr)
         for system in systems:
             values = results[-1][system.name]
-            print(
-                f"  {system.name}: send {values['send_cpu_us']:.1f} us, fan-out {values['fanout_cpu_us']:.1f} us,"
-                f" connect {values['connect_cpu_us']:.0f} us, memory {values['memory_kib']:.1f} KiB",
-                file=sys.stderr,
-                flush=True,
-            )
+            found = [text.format(values[measure]) for measure, text in PROGRESS.items() if measure in values]
+            print(f"  {system.name}: {', '.join(found)}", file=sys.stderr, flush=True)
     return results

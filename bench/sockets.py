@@ -6,10 +6,11 @@ from collections import deque
 from time import perf_counter, perf_counter_ns
 from typing import cast
 
-from .systems import System
+from .system import System
 
 MARK = b"@"  # a message is MARK, the time of its POST in 19 digits of nanoseconds, and padding
 STAMP_DIGITS = 19
+NO_STAMP = MARK + b"0" * STAMP_DIGITS
 MIN_SIZE = 1 + STAMP_DIGITS
 
 HANDSHAKE = (
@@ -33,14 +34,16 @@ class Tally:
 
 
 class Client(asyncio.Protocol):
-    """A WebSocket client that counts messages and takes their latency. It answers pings and never sends else."""
+    """A WebSocket client that counts messages and takes their latency. It answers pings, and says what it is told."""
 
-    __slots__ = ("buffer", "closing", "is_open", "opened", "tally", "target", "transport")
+    __slots__ = ("buffer", "closing", "is_open", "key", "opened", "system", "tally", "transport", "upgraded")
     transport: asyncio.Transport
 
-    def __init__(self, target: str, tally: Tally) -> None:
-        self.target = target
+    def __init__(self, system: System, key: str, tally: Tally) -> None:
+        self.system = system
+        self.key = key
         self.tally = tally
+        self.upgraded = False
         self.buffer = b""
         self.closing = False
         self.is_open = False
@@ -48,7 +51,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not of its class
-        self.transport.write(HANDSHAKE.format(target=self.target).encode())
+        self.transport.write(HANDSHAKE.format(target=self.system.connect_target(self.key)).encode())
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.opened.done():
@@ -62,7 +65,7 @@ class Client(asyncio.Protocol):
         if self.buffer:
             data = self.buffer + data
             self.buffer = b""
-        if not self.is_open:
+        if not self.upgraded:
             head, end, data = data.partition(b"\r\n\r\n")
             if not end:
                 self.buffer = head
@@ -72,8 +75,11 @@ class Client(asyncio.Protocol):
             if not head.startswith(b"HTTP/1.1 101"):
                 self.opened.set_exception(ConnectionError(f"expected 101 but got {head[:40]!r}"))
                 return
-            self.opened.set_result(None)
-            self.is_open = True
+            self.upgraded = True
+            if greeting := self.system.greeting(self.key):
+                self.write(greeting)
+            else:
+                self.be_open()
         position, size = 0, len(data)
         while size - position >= 2:
             length, start = data[position + 1], position + 2
@@ -90,15 +96,32 @@ class Client(asyncio.Protocol):
             if opcode <= 2:
                 tally = self.tally
                 stamp = data.find(MARK, start, end_of_frame) + 1
-                if stamp:
+                while stamp:  # Centrifugo may put several messages into one frame
                     tally.received += 1
                     tally.latencies.append(now - int(data[stamp : stamp + STAMP_DIGITS]))
+                    stamp = data.find(MARK, stamp, end_of_frame) + 1
+                if not self.is_open:
+                    self.be_open()
+                elif length == len(self.system.client_ping) and data[start:end_of_frame] == self.system.client_ping:
+                    self.write(self.system.client_ping)
             elif opcode == 9:
                 # A pong with the masking key 0, which leaves the payload as it is; control frames have up to 125 bytes.
                 self.transport.write(bytes((0x8A, 0x80 | length, 0, 0, 0, 0)) + data[start:end_of_frame])
             position = end_of_frame
         if position < size:
             self.buffer = data[position:]
+
+    def be_open(self) -> None:
+        """Be ready, unless whoever opens us has given up."""
+        if not self.opened.done():
+            self.opened.set_result(None)
+            self.is_open = True
+
+    def write(self, payload: bytes) -> None:
+        """Send a text message; as above, its masking key is 0."""
+        size = len(payload)
+        length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2)
+        self.transport.write(b"\x81%b\0\0\0\0%b" % (length, payload))
 
     def close(self) -> None:
         """Leave with a Close frame (1000) and don't wait for the answer."""
@@ -110,10 +133,11 @@ class Client(asyncio.Protocol):
 class Requests:
     """The requests of one phase, shared by its senders: what they say, and what became of them."""
 
-    def __init__(self, system: System, batches: list[list[str]], size: int) -> None:
+    def __init__(self, system: System, kind: str, batches: list[list[str]], size: int) -> None:
         self.system = system
-        self.parts = [(*system.push(batch, size), len(batch)) for batch in batches]
-        self.padding = b"x" * (size - MIN_SIZE)
+        build = system.batch if kind == "batch" else system.push
+        message = NO_STAMP + b"x" * (size - MIN_SIZE)
+        self.parts = [(build(batch, message).split(NO_STAMP), len(batch)) for batch in batches]
         self.waiting: deque[Sender] = deque()  # senders that were told to wait
         self.requests = 0
         self.sent = 0  # messages: sessions named in requests
@@ -126,15 +150,15 @@ class Requests:
 
     def make(self, time_ns: int) -> bytes:
         """Return the next request with this time as its beginning."""
-        before, after, keys = self.parts[self.requests % len(self.parts)]
+        pieces, keys = self.parts[self.requests % len(self.parts)]
         self.requests += 1
         self.sent += keys
-        return b"%b%b%019d%b%b" % (before, MARK, time_ns, self.padding, after)
+        return (b"%b%019d" % (MARK, time_ns)).join(pieces)
 
     def size(self) -> int:
         """Return the bytes of a request."""
-        before, after, _ = self.parts[0]
-        return len(before) + MIN_SIZE + len(self.padding) + len(after)
+        pieces, _ = self.parts[0]
+        return len(NO_STAMP.join(pieces))
 
     def check(self, response: bytes) -> None:
         """Count the response if it is not a full success."""
@@ -146,8 +170,10 @@ class Requests:
 class ClosedLoop(Requests):
     """For some seconds and up to `cap` of them, the next request follows as soon as a sender has its answer."""
 
-    def __init__(self, system: System, batches: list[list[str]], size: int, seconds: float, cap: int) -> None:
-        super().__init__(system, batches, size)
+    def __init__(
+        self, system: System, kind: str, batches: list[list[str]], size: int, seconds: float, cap: int
+    ) -> None:
+        super().__init__(system, kind, batches, size)
         self.deadline_ns = perf_counter_ns() + int(seconds * 1e9)
         self.cap = cap
 
@@ -192,12 +218,16 @@ class Sender(asyncio.Protocol):
         assert self.done is not None
         request = self.requests.next()
         if request:
-            self.transport.write(request)
+            self.post(request)
         elif request is not None:
             self.requests.waiting.append(self)
         elif not self.done.done():
             self.last_used = perf_counter()
             self.done.set_result(None)
+
+    def post(self, request: bytes) -> None:
+        """Send a request."""
+        self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """Read a response; it is complete when its size is the usual one or its header says so."""
@@ -207,10 +237,18 @@ class Sender(asyncio.Protocol):
         if len(data) != self.usual_size and not complete(data):
             self.buffer = data
             return
-        self.usual_size = len(data)
+        self.answered(data)
+
+    def answered(self, response: bytes) -> None:
+        """Count a response and go on."""
+        self.usual_size = len(response)
         assert self.requests is not None
-        self.requests.check(data)
+        self.requests.check(response)
         self.advance()
+
+    def close(self) -> None:
+        """Leave."""
+        self.transport.close()
 
 
 def complete(response: bytes) -> bool:

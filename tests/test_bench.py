@@ -7,26 +7,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import bare, cluster_command, cluster_report, model, model_command, model_page, report
+from bench import bare, cluster_command, cluster_report, comparison, model, model_command, model_page, report
 from bench.__main__ import parse
+from bench.comparison import GOALS
 from bench.load import percentile
 from bench.processes import BenchError, cpu_seconds, memory_kib, stat_fields, tree
-from bench.run import measure
+from bench.run import Failures, Round, measure, take_turns
 from bench.sockets import complete
 from bench.systems import SYSTEMS
-from bench.work import Plan
+from bench.work import Plan, Stage, Work
 from proxy import keepalive, server
 from proxy.conf import Options
 
 ROOT = Path(__file__).parent.parent
-SHORT = ["--connections", "20", "--senders", "2", "--keys", "5", "--rounds", "1", "--seconds", "0.6", "--settle", "0.1"]
-CONNECTION_MEASURES = {"connect_cpu_us", "connect_settled_cpu_us", "connects_per_second", "memory_kib"}
-SHORT_CLUSTER = [*SHORT, "--warm-up", "0.1", "--idle", "0.1", "--rate", "500", "--busy-rate", "1000"]
+SMALL = ["--connections", "20", "--senders", "2", "--keys", "5", "--rounds", "1", "--settle", "0.1", "--rate", "500"]
+SHORT = [*SMALL, "--seconds", "0.06", "--warm-up", "0.05", "--memory-connections", "20", "--batch", "10"]
+SHORT_CLUSTER = [*SMALL, "--seconds", "0.6", "--warm-up", "0.1", "--idle", "0.1", "--busy-rate", "1000"]
 SHORT_CLUSTER += ["--many-senders", "4", "--crowd", "3"]
+PEERS = ["kuiperbelt", "nchan", "centrifugo", "pushpin"]
+SIDE_BY_SIDE = ["ours-uvicorn", "ours-cluster", "bare-uvicorn"]
+CONNECTION_MEASURES = {"connect_cpu_us", "connect_settled_cpu_us", "connects_per_second", "memory_kib"}
 SEND_MEASURES = {"cpu_us", "per_second", "p50_ms", "p99_ms", "sent", "delivered"}
 
 
@@ -41,10 +47,12 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.timeout(120)
 def test_a_short_run_is_consistent(tmp_path: Path) -> None:
-    file = tmp_path / "bench.json"
-    process = start(*SHORT, "--json", str(file))
-    output, errors = process.communicate(timeout=50)
+    """Without any peer it is still a whole report."""
+    file, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
+    process = start(*SHORT, "--systems", ",".join(SIDE_BY_SIDE), "--json", str(file), "--svg", str(picture))
+    output, errors = process.communicate(timeout=110)
     assert process.returncode == 0, errors
     found: dict[str, Any] = json.loads(file.read_text())
 
@@ -53,23 +61,93 @@ def test_a_short_run_is_consistent(tmp_path: Path) -> None:
     assert found["machine"]["cores"] == os.cpu_count()
     assert found["versions"]["uvicorn"]
     assert found["plan"]["connections"] == 20
-    assert found["notes"]["ours-uvicorn"] == "EKBO_SUPPRESS_ACCESS_LOG=true, EKBO_REGISTRY=false"
+    assert found["notes"]["ours-uvicorn"] == "EKBO_REGISTRY=false"
+    assert not found["failures"]
+    assert [name for name in SIDE_BY_SIDE if name not in found["absent"]] == list(found["systems"])
+    assert all(f"Absent: {name} ({reason})" in output for name, reason in found["absent"].items())
     (only_round,) = found["rounds"]
-    assert set(only_round) == set(found["systems"]) == set(SYSTEMS)
+    assert set(only_round) == set(found["systems"])
     for name, measures in only_round.items():
-        expected = CONNECTION_MEASURES | {f"{work}_{part}" for work in ("send", "fanout") for part in SEND_MEASURES}
-        assert set(measures) == expected
-        for work in ("send", "fanout"):
+        kinds = [kind for kind in ("send", "fanout", "paced", "receive") if kind not in SYSTEMS[name].lacks]
+        works = [f"{kind}{large}" for kind in kinds for large in ("", "_large")]
+        works += [] if "batch" in SYSTEMS[name].lacks else ["batch"]
+        expected = {f"{work}_{part}" for work in works for part in SEND_MEASURES}
+        assert set(measures) == CONNECTION_MEASURES | {"idle_memory_kib"} | expected
+        for work in works:
             assert measures[f"{work}_delivered"] == measures[f"{work}_sent"] > 0
             assert measures[f"{work}_cpu_us"] > 0
             assert 0 < measures[f"{work}_p50_ms"] <= measures[f"{work}_p99_ms"]
         assert measures["fanout_sent"] % 5 == 0
+        assert measures["paced_sent"] == 30  # the open loop sends all that is due
         assert 0 < measures["connect_cpu_us"] <= measures["connect_settled_cpu_us"]
         assert name in output
-    assert [ratio["goal"] for ratio in found["ratios"] if ratio["goal"]] == [2.2, 1.5, 1.6, 1.3, 1.25, 1.02, 1.6]
-    for ratio in found["ratios"]:
-        assert (ratio["met"] is None) == (ratio["goal"] is None)
-    assert "EKBO_SUPPRESS_ACCESS_LOG=true" in output
+    assert len(found["goals"]) == len(GOALS)
+    for goal in found["goals"]:
+        measured = {goal["system"], goal["yardstick"]} <= set(found["systems"]) and "median" in goal
+        assert (goal["met"] is None) == (not measured)
+    assert all(each["median"] > 0 for each in found["ratios"] if each["measure"] == "send_cpu_us")
+    ElementTree.fromstring(picture.read_text())
+
+
+def test_a_peer_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATH", "GOBIN", "GOPATH"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("HOME", "/nowhere")
+    systems, absent = comparison.split([SYSTEMS[name] for name in ("bare-uvicorn", *PEERS)])
+    assert [system.name for system in systems] == ["bare-uvicorn"]
+    assert "go install" in absent["kuiperbelt"]
+    assert "libnginx-mod-nchan" in absent["nchan"]
+    assert list(absent) == PEERS
+
+
+@pytest.mark.timeout(120)
+def test_the_other_settings_of_ours_and_the_other_server_can_be_measured(tmp_path: Path) -> None:
+    others = [name for name in SYSTEMS if name not in (*SIDE_BY_SIDE, *PEERS)]
+    file = tmp_path / "bench.json"
+    process = start(
+        *SHORT, "--systems", ",".join(others), "--work", "send", "--large", "0", "--rounds", "1", "--json", str(file)
+    )
+    _, errors = process.communicate(timeout=110)
+    assert process.returncode == 0, errors
+    found = json.loads(file.read_text())
+    assert list(found["systems"]) == others
+    assert all(measures["send_cpu_us"]["median"] > 0 for measures in found["systems"].values())
+
+
+class Failing(Work):
+    """A kind of work that can't be done."""
+
+    name = "failing"
+
+    def slice(self, number: int) -> None:
+        raise BenchError("no luck")
+
+
+def test_a_system_that_fails_at_some_work_is_named_and_left_out() -> None:
+    stage = cast(Stage, SimpleNamespace(plan=Plan(settle=0)))
+    failures: Failures = {}
+    works = {"a": Work(stage), "b": Failing(stage)}
+    assert take_turns(works, failures) == {"a": {}}
+    assert failures == {"b": ["failing: no luck"]}
+    with pytest.raises(BenchError, match="no luck"):
+        take_turns(works)
+
+
+@pytest.mark.parametrize("name", ["ours-uvicorn", "nchan", "centrifugo", "pushpin"])
+def test_a_push_is_one_request_for_all_its_sessions(name: str) -> None:
+    request = SYSTEMS[name].push(["one", "two"], b"text")
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert all(key in request for key in (b"one", b"two", b"text"))
+
+
+def test_a_batch_counts_only_if_each_line_is_answered_with_ok() -> None:
+    ours = SYSTEMS["ours-uvicorn"]
+    assert b'{"session": "b", "body": "x"}\n' in ours.batch(["a", "b"], b"x")
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    assert ours.accepted(head + b'{"line":1,"result":"OK"}\n{"line":2,"result":"OK"}\n')
+    assert not ours.accepted(head + b'{"line":1,"result":"OK"}\n{"line":2,"status":404,"result":"NG"}\n')
 
 
 @pytest.mark.timeout(120)
@@ -127,7 +205,7 @@ def test_ctrl_c_ends_all_that_was_started() -> None:
 
 def test_a_server_that_does_not_start_is_an_error_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     system = SYSTEMS["bare-uvicorn"]
-    monkeypatch.setattr(system, "command", lambda port: [sys.executable, "-c", "raise SystemExit('no luck')"])
+    monkeypatch.setattr(system, "command", lambda on, port: [sys.executable, "-c", "raise SystemExit('no luck')"])
     with pytest.raises(BenchError, match="no luck"):
         measure([system], Plan())
 
@@ -173,18 +251,26 @@ def test_percentiles_are_of_the_nearest_rank() -> None:
     assert percentile([7], 50) == 7
 
 
+def met(ratio: report.Ratio, rounds: list[Round]) -> bool | None:
+    found = report.compare(ratio, rounds)
+    assert found
+    return cast(bool | None, found["met"])
+
+
 def test_ratios_are_of_one_round_each_and_their_median_decides() -> None:
     rounds = [{"a": {"x": value}, "b": {"x": 1.0}} for value in (1.0, 3.0, 2.0)]
     found = report.compare(report.Ratio("a", "b", "x", 2.0), rounds)
+    assert found
     assert (found["min"], found["median"], found["max"], found["met"]) == (1.0, 2.0, 3.0, True)
-    assert report.compare(report.Ratio("a", "b", "x", 1.9), rounds)["met"] is False
-    assert report.compare(report.Ratio("a", "b", "x"), rounds)["met"] is None
+    assert met(report.Ratio("a", "b", "x", 1.9), rounds) is False
+    assert met(report.Ratio("a", "b", "x"), rounds) is None
+    assert report.compare(report.Ratio("a", "nobody", "x"), rounds) is None
 
 
 def test_a_ratio_may_have_to_be_reached() -> None:
     rounds = [{"a": {"x": 1.2}, "b": {"x": 1.0}}]
-    assert report.compare(report.Ratio("a", "b", "x", 1.2, at_least=True), rounds)["met"] is True
-    assert report.compare(report.Ratio("a", "b", "x", 1.3, at_least=True), rounds)["met"] is False
+    assert met(report.Ratio("a", "b", "x", 1.2, at_least=True), rounds) is True
+    assert met(report.Ratio("a", "b", "x", 1.3, at_least=True), rounds) is False
 
 
 COST = model.Coefficients(
@@ -281,18 +367,18 @@ def test_the_scaling_page_names_every_coefficient() -> None:
 
 def test_tables_go_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.write_between_markers(page, "new\n")
-    assert page.read_text() == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    page.write_text(f"before\n{comparison.BEGIN}\nold\n{comparison.END}\nafter\n")
+    report.write_between_markers(page, "new\n", comparison.BEGIN, comparison.END)
+    assert page.read_text() == f"before\n{comparison.BEGIN}\nnew\n{comparison.END}\nafter\n"
     page.write_text("no markers\n")
     with pytest.raises(BenchError, match="expected the lines"):
-        report.write_between_markers(page, "new\n")
+        report.write_between_markers(page, "new\n", comparison.BEGIN, comparison.END)
     assert page.read_text() == "no markers\n"
 
 
 def test_the_page_has_the_markers() -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
-    assert 0 < text.find(report.BEGIN) < text.find(report.END)
+    assert 0 < text.find(comparison.BEGIN) < text.find(comparison.END)
 
 
 @pytest.mark.parametrize("arguments", [["--systems", "nobody"], ["--size", "5"], ["--rounds", "0"], ["--senders", "x"]])
