@@ -98,7 +98,7 @@ def config(port: int) -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=2,
     )
 
 
