@@ -18,6 +18,7 @@ from proxy.endpoint import endpoint_for
 from proxy.events import SEND, Event
 from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
+from proxy.limits import Pace, Place
 from proxy.outbound import Outbound
 from proxy.outcomes import Outcome
 from proxy.ownership import Membership
@@ -33,6 +34,7 @@ SLOW = End(1013, "slow")
 ERROR = End(1011, "error")
 HANDSHAKE = End(1011, "handshake")
 TOO_BIG = End(1009, "error")
+TOO_FAST = End(1008, "error")
 NODE_LOST = End(1012, "node_lost")
 
 _MESSAGES = Stats.counters["total_messages"].place
@@ -62,42 +64,44 @@ class SessionConsumer(AsyncConsumer):
         self.connection = new_connection()
         stats.total_connections += 1
         await receive()  # websocket.connect
-        try:
-            accepted = await handshake.authenticate(scope, self.connection, self.options)
-        except ConnectRefused as refusal:
-            await handshake.refuse(scope, send, refusal)
-            return
-        except Exception:
-            logger.exception("connection %s: unexpected error", self.connection)
-            await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
-            return
-        self.transport = transport_for(send)
-        self.transport.on_session()
-        self.outbound = Outbound(self.transport, self.options, self.on_slow)
-        self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
-        self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
-        self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
-        stats.connections += 1
-        try:
-            await self.entry.opened()
-            # A client that has gone must not push a newer connection of its key out.
-            if self.transport.is_gone():
-                self.leave(HANDSHAKE)
-            elif await self.join(scope, send) and await self.open(accepted):
-                await self.read(receive)
-        except asyncio.CancelledError:
-            # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
-            self.end(SHUTDOWN if self.transport.is_shutting_down() else LOST)
-        except SessionClosed:
-            self.leave(LOST)
-        except Exception:
-            logger.exception("connection %s: unexpected error", self.connection)
-            self.end(ERROR)
-        finally:
-            self.leave(LOST)
-            self.outbound.drop(None)
-            stats.connections -= 1
-            await asyncio.shield(lifespan.clean_up(self.clean_up()))
+        with Place() as place:
+            try:
+                accepted = await handshake.authenticate(scope, self.connection, place, self.options)
+            except ConnectRefused as refusal:
+                await handshake.refuse(scope, send, refusal)
+                return
+            except Exception:
+                logger.exception("connection %s: unexpected error", self.connection)
+                await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
+                return
+            self.transport = transport_for(send)
+            self.transport.on_session()
+            self.outbound = Outbound(self.transport, self.options, self.on_slow)
+            self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
+            self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
+            self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
+            stats.connections += 1
+            try:
+                await self.entry.opened()
+                # A client that has gone must not push a newer connection of its key out.
+                if self.transport.is_gone():
+                    self.leave(HANDSHAKE)
+                elif await self.join(scope, send) and await self.open(accepted):
+                    await self.read(receive)
+            except asyncio.CancelledError:
+                # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
+                self.end(SHUTDOWN if self.transport.is_shutting_down() else LOST)
+            except SessionClosed:
+                self.leave(LOST)
+            except Exception:
+                logger.exception("connection %s: unexpected error", self.connection)
+                self.end(ERROR)
+            finally:
+                self.leave(LOST)
+                self.outbound.drop(None)
+                stats.connections -= 1
+                place.free()  # what the backend must still hear isn't the client's
+                await asyncio.shield(lifespan.clean_up(self.clean_up()))
 
     async def join(self, scope: dict[str, Any], send: Any) -> bool:
         """From here on /send finds this session, and an older one of the same key is gone; False when it is refused."""
@@ -138,12 +142,15 @@ class SessionConsumer(AsyncConsumer):
     async def read(self, receive: Any) -> None:
         """The client's frames, until the server says that it has gone."""
         wanted = callbacks.client().wants("receive")
+        pace = Pace(self.options.message_rate) if self.options.message_rate else None
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 self.leave(self.transport.disconnect(message))
                 return
             self.last_active = monotonic()
+            if pace and not pace.allows(self.last_active):
+                self.end(TOO_FAST)
             if self.ended or message["type"] == "websocket.ping":  # our own server shows a client's pings
                 continue
             frame = read_frame(message)

@@ -12,6 +12,7 @@ from proxy.conf import Options
 from proxy.drain import drain
 from proxy.endpoint import endpoint_for
 from proxy.exceptions import BackendBusy, CallbackError, ConnectRefused, DeliveryError, SessionTaken
+from proxy.limits import Place
 from proxy.origins import origin_allowed
 from proxy.stats import stats
 
@@ -22,10 +23,11 @@ logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
 
 
-async def authenticate(scope: dict[str, Any], connection: str, options: Options) -> callbacks.Accepted:
+async def authenticate(scope: dict[str, Any], connection: str, place: Place, options: Options) -> callbacks.Accepted:
     """Everything up to the backend's yes; `connection` is the UUID of this one. Raises ConnectRefused.
 
-    That it is a WebSocket handshake of the right version, with a key, the server has checked before.
+    Takes `place`, which is the caller's to free. That it is a WebSocket handshake of the right version, with a key, the
+    server has checked before.
     """
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
@@ -34,10 +36,11 @@ async def authenticate(scope: dict[str, Any], connection: str, options: Options)
         raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
     if drain.begun:
         raise ConnectRefused.plain(503, "this process ends, another one will take you", (b"retry-after", b"1"))
-    if (await delivery.start()).is_unreachable():  # so the backend needn't be asked
-        raise _unreachable()
     client = (scope.get("client") or ("",))[0]
     peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), options.trusted_proxies)
+    place.take(peer.address(options.trusted_proxies), options)
+    if (await delivery.start()).is_unreachable():  # so the backend needn't be asked
+        raise _unreachable()
     offered = scope.get("subprotocols") or []
     sent = [
         *forwarding.client_headers(headers, options.session_header_name),

@@ -104,11 +104,7 @@ class Options:
         "strict_broadcast", "EKBO_STRICT_BROADCAST_MODE_SWITCH", values.boolean, False, "all sessions of a push or none"
     )
     proxy_set_header: tuple[tuple[str, str], ...] = option(
-        "proxy_set_header",
-        "EKBO_PROXY_SET_HEADER",
-        values.header_map,
-        (),
-        'headers set in callbacks; "" removes',
+        "proxy_set_header", "EKBO_PROXY_SET_HEADER", values.header_map, (), 'headers set in callbacks; "" removes'
     )
     send_timeout: float = option(
         "send_timeout", "EKBO_SEND_TIMEOUT", values.duration, 0.0, "wait for room in a full queue; 0: no limit"
@@ -117,11 +113,7 @@ class Options:
         "send_queue_size", "EKBO_SEND_QUEUE_SIZE", values.count, 0, "messages queued while a client's socket is blocked"
     )
     blocked_timeout: float = option(
-        "blocked_timeout",
-        "EKBO_BLOCKED_TIMEOUT",
-        values.positive_duration,
-        5.0,
-        "a session blocked this long is closed",
+        "blocked_timeout", "EKBO_BLOCKED_TIMEOUT", values.positive_duration, 5.0, "a session blocked so long is closed"
     )
     max_backlog_size: int = option(
         "max_backlog_size", "EKBO_MAX_BACKLOG_SIZE", values.size, 1 << 20, "bytes waiting for one client; over: closed"
@@ -147,6 +139,22 @@ class Options:
         values.origin_policy,
         values.OriginPolicy("none"),
         "none, same_origin, same_hostname, or a list of origins",
+    )
+    max_connections: int = option(
+        "max_connections", "EKBO_MAX_CONNECTIONS", values.count, 0, "clients at once, per process; over: 503; 0: any"
+    )
+    max_connections_per_address: int = option(
+        "max_connections_per_address",
+        "EKBO_MAX_CONNECTIONS_PER_ADDRESS",
+        values.count,
+        0,
+        "of them of one address; 0: any",
+    )
+    connect_rate: int = option(
+        "connect_rate", "EKBO_CONNECT_RATE", values.count, 0, "handshakes a second, per process; over: 503; 0: any"
+    )
+    message_rate: int = option(
+        "message_rate", "EKBO_MESSAGE_RATE", values.count, 0, "a client's messages a second; over: 1008; 0: any"
     )
     idle_timeout: float = option(
         "idle_timeout", "EKBO_IDLE_TIMEOUT", values.duration, 0.0, "close a session without frames; 0: off"
@@ -209,26 +217,14 @@ class Options:
         "registry_query", "EKBO_REGISTRY_QUERY", values.boolean, False, "keep clients' query strings in the registry"
     )
     node_timeout: float = option(
-        "node_timeout",
-        "EKBO_NODE_TIMEOUT",
-        values.positive_duration,
-        30.0,
-        "a process without heartbeat for this long is dead",
+        "node_timeout", "EKBO_NODE_TIMEOUT", values.positive_duration, 30.0, "a process silent for this long is dead"
     )
     close_retry_for: float = option(
-        "close_retry_for",
-        "EKBO_CLOSE_RETRY_FOR",
-        values.duration,
-        3600.0,
-        "a failing close callback is tried this long",
+        "close_retry_for", "EKBO_CLOSE_RETRY_FOR", values.duration, 3600.0, "a failing close callback is tried so long"
     )
 
     secret_key: str = option(
-        "secret_key",
-        "EKBO_SECRET_KEY",
-        values.secret,
-        "",
-        "signs the admin's logins; empty: kept beside the database",
+        "secret_key", "EKBO_SECRET_KEY", values.secret, "", "signs the admin's logins; empty: kept beside the database"
     )
     admin_origins: tuple[str, ...] = option(
         "admin_origins", "EKBO_ADMIN_ORIGINS", values.web_origins, (), "where browsers find the admin, beside localhost"

@@ -9,6 +9,7 @@ from django.test import override_settings
 from proxy import callbacks, handshake
 from proxy.conf import Options
 from proxy.exceptions import ConnectRefused
+from proxy.limits import Place
 from tests.backend import Answer, Backend
 
 
@@ -36,7 +37,7 @@ async def test_what_the_backend_sees(backend: Backend, options: Options, key: st
     headers = [("X-Kuiperbelt-Session", key), ("Sec-WebSocket-Protocol", "v2")]
     backend.on("/handshake/connect", key, Answer(headers=headers))
     asked = scope(key, (b"cookie", b"a=1"), (b"x-kuiperbelt-endpoint", b"evil"), subprotocols=["v1", "v2"])
-    accepted = await handshake.authenticate(asked, "uuid-1", options)
+    accepted = await handshake.authenticate(asked, "uuid-1", Place(), options)
     assert (accepted.key, accepted.subprotocol) == (key, "v2")
     (request,) = backend.seen("/handshake/connect", key)
     assert request.one("cookie") == "a=1"
@@ -60,7 +61,7 @@ async def test_headers_that_a_backend_would_refuse(
     headers: list[tuple[bytes, bytes]], backend: Backend, options: Options, key: str
 ) -> None:
     with pytest.raises(ConnectRefused) as refusal:
-        await handshake.authenticate(scope(key, *headers), "uuid-1", options)
+        await handshake.authenticate(scope(key, *headers), "uuid-1", Place(), options)
     assert refusal.value.status == 431
     assert not backend.seen("/handshake/connect", key)
 
