@@ -4,7 +4,10 @@ import os
 import tempfile
 
 import django
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)  # two processes of tests take turns
+settings.load_profile("shared machine")
 for name in [name for name in os.environ if name.startswith("EKBO_")]:
     del os.environ[name]
 _directory = tempfile.TemporaryDirectory(prefix="kuiperbelt-tests-")

@@ -197,7 +197,7 @@ def test_ctrl_c_ends_all_that_was_started() -> None:
         assert time.monotonic() < deadline, family
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=35)
     assert process.returncode == 130
     assert errors.endswith("bench: interrupted\n")
     assert not [pid for pid in family if stat_fields(pid)]

@@ -83,10 +83,20 @@ async def test_from_any_process_to_any(trio: list[ClusterLayer]) -> None:
 
 async def test_members_of_this_process_are_called_directly(trio: list[ClusterLayer], redis: RedisServer) -> None:
     await session(trio[0])
-    before = (await redis.execute("INFO", "commandstats")).get("cmdstat_publish", {}).get("calls", 0)
-    assert trio[0].request(GROUP, EVENT) is None
-    await asyncio.sleep(0.05)
-    assert (await redis.execute("INFO", "commandstats")).get("cmdstat_publish", {}).get("calls", 0) == before
+
+    async def published() -> int:
+        stats = await redis.execute("INFO", "commandstats")
+        calls: int = stats.get("cmdstat_publish", {}).get("calls", 0)
+        return calls
+
+    async def by_one_request() -> int:
+        before = await published()
+        assert trio[0].request(GROUP, EVENT) is None
+        await asyncio.sleep(0.05)
+        return await published() - before
+
+    # Other servers of the tests that are on this Redis publish now and then.
+    assert 0 in [await by_one_request() for _ in range(5)]
 
 
 @pytest.mark.parametrize("error", [SessionClosed, SessionNotFound, SendTimeout])

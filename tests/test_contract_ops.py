@@ -202,8 +202,10 @@ BAD = {
 
 
 def named(output: str, env: dict[str, str]) -> None:
-    """The report names every bad variable and what was found in it."""
-    assert not [text for item in env.items() for text in item if text not in output], output
+    """The report names every bad variable and what was found in it, unless that may hold a secret."""
+    secret = BAD["EKBO_PROXY_SET_HEADER"]
+    assert secret not in output
+    assert not [text for item in env.items() for text in item if text not in output and text != secret], output
 
 
 async def test_bad_environment(kind: str, servers: Servers) -> None:

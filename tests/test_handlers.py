@@ -32,7 +32,7 @@ async def test_an_error_of_ours_is_logged_and_says_nothing(
     async def fails(*args: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(delivery, "send", fails)
+    monkeypatch.setattr(delivery, "begin_send", fails)
     answer = await ask("POST", "/send", KEY)
     assert answer
     assert (answer.status, answer.body) == (500, b'{"result":"NG"}')

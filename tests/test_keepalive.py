@@ -28,7 +28,9 @@ async def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     slot.discard(leaves)
     late = Connection()
     pings.add(late)
-    await asyncio.sleep(0.4)
+    async with asyncio.timeout(5):
+        while len(stays.turns) < 2 or not late.turns:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert not leaves.turns
     assert stays.turns[0] - started >= 0.19
     assert stays.turns[1] - stays.turns[0] >= 0.19
