@@ -23,7 +23,7 @@ from proxy.ndjson import Lines
 from proxy.pushes import Head
 
 CONTENT_TYPE = "application/x-ndjson"
-TURN = 64  # lines, after which others have theirs: a millisecond
+TURN = 64  # lines and sessions, after which others have theirs: a millisecond
 MAX_UNSENT = 1 << 16  # bytes of answers, over which they are sent before the next line
 
 
@@ -58,6 +58,7 @@ class Batch:
         """Bytes of these."""
         self._news: asyncio.Future[None] | None = None
         """There are answers, for whoever waits for that."""
+        self._done_in_turn = 0
         self._reading: asyncio.Task[tuple[bytes, bool]] | None = None
 
     def admit(self) -> None:
@@ -72,7 +73,8 @@ class Batch:
                 while True:
                     for line in self._lines.feed(piece) + ([] if more else self._lines.end()):
                         await self._begin(line)
-                        if self._number % TURN == 0 or self._unsent > MAX_UNSENT:
+                        if self._done_in_turn >= TURN or self._unsent > MAX_UNSENT:
+                            self._done_in_turn = 0
                             yield self._take()
                             await asyncio.sleep(0)
                         while self._waiting_for > self._options.batch_window:
@@ -105,6 +107,7 @@ class Batch:
         if limit and number > limit:
             raise BatchTooLarge(f"batch: expected at most {limit} lines (EKBO_MAX_BATCH_LINES)")
         self._number = number
+        self._done_in_turn += 1
         if raw is not None and (not raw or raw.isspace()):
             return
         identity = None
@@ -118,6 +121,7 @@ class Batch:
             keys = line.keys()
             if self._grant:
                 self._grant.check("close" if line.close else "send", keys)
+            self._done_in_turn += len(keys)
             begun = await line.begin(keys, self._options.max_body_size)
         except ApiError as error:
             self._refuse(number, identity, error)

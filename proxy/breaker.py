@@ -28,6 +28,7 @@ class Breaker:
         """Seconds; 0: it is closed."""
         self._until = 0.0
         self._probing = False
+        self._opened_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -59,11 +60,14 @@ class Breaker:
             stats.backends_failing -= 1
             logger.warning("backend %s: answers again", self._place)
 
-    def failed(self, probe: bool) -> bool:
-        """No answer. True when this opens the breaker."""
+    def failed(self, probe: bool, asked: float = math.inf) -> bool:
+        """No answer to what was `asked` then, by the monotonic clock. True when this opens the breaker.
+
+        What was asked before it opened last says nothing about a backend that has answered since.
+        """
         if probe:
             self._open(min(2 * self._pause, MAX_PAUSE))
-        elif not self.is_open:
+        elif not self.is_open and asked > self._opened_at:
             self._failures += 1
             if self._limit and self._failures >= self._limit:
                 self._open(FIRST_PAUSE)
@@ -75,4 +79,5 @@ class Breaker:
 
     def _open(self, pause: float) -> None:
         self._pause = pause
-        self._until = monotonic() + pause
+        self._opened_at = monotonic()
+        self._until = self._opened_at + pause

@@ -7,7 +7,7 @@ so what it answers itself are deliveries, byte for byte as the view does (design
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -68,6 +68,7 @@ class Waiting:
     def __init__(self, url: bytes, started: float) -> None:
         self.url = url
         self.started = started
+        self.over = asyncio.Event()
 
 
 class PushLane(KeptAlive):
@@ -99,9 +100,11 @@ class PushLane(KeptAlive):
         self.head_size = 0
         self.url = b""
         self.headers = []
+        self._rests_since = None  # it may have come in one piece with the last one
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if self.reads_head:  # a trailer isn't merged into the head (RFC 9110 section 6.5.1)
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.reads_head = False
@@ -123,8 +126,7 @@ class PushLane(KeptAlive):
         self._head = head = Head(self.headers, self._lane.session_header)
         if len(head.framing) != 1 or not (size := head.framing[0]).isdigit() or len(size) > 9:
             return False
-        # HTTP/1.0 stays connected only if a Connection header asks for it.
-        if int(size) > options.max_body_size or (head.connection and parser.get_http_version() != "1.1"):
+        if int(size) > options.max_body_size or parser.get_http_version() != "1.1":
             return False
         try:
             self._keys = head.admitted_keys(self._peer, options, push)
@@ -152,13 +154,14 @@ class PushLane(KeptAlive):
 
     def on_message_complete(self) -> None:
         push, self._push = self._push, None
+        body, self._body = self._body, b""
         if push is None:
             super().on_message_complete()
             return
         try:
-            begun = start(push(self._keys, self._body, self._head))
+            begun = start(push(self._keys, body, self._head))
         except ApiError:  # nothing is done yet, and the view says why
-            self._hand_on(self._body)
+            self._hand_on(body)
         except Exception:
             self._failed()
         else:
@@ -175,9 +178,19 @@ class PushLane(KeptAlive):
         if isinstance(rest, Pending):
             rest.when_done(lambda done: self._answer(*pushes.answer(done), waiting))
             return
-        task = self.loop.create_task(self._finish(waiting, rest))
+        self._run(self._finish(waiting, rest))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """As a task that uvicorn knows, and cancels when the server ends and it takes too long."""
+        task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    async def _watch_over(self, waiting: Waiting) -> None:
+        try:
+            await waiting.over.wait()
+        except asyncio.CancelledError:
+            self._answer(503, protocol.refusal_body("shutting down"), waiting)
 
     async def _finish(self, waiting: Waiting, rest: Awaitable[Begun]) -> None:
         try:
@@ -198,9 +211,12 @@ class PushLane(KeptAlive):
     def _answer(self, status: int, body: bytes, waiting: Waiting | None = None) -> None:
         extra: Headers = ()
         if waiting:
+            if waiting.response_complete:  # it was told at the server's end that it takes too long
+                return
             waiting.response_complete = True
+            waiting.over.set()
             extra = () if waiting.keep_alive else ((b"connection", b"close"),)
-        if not waiting or not waiting.disconnected:
+        if not self.transport.is_closing():
             self.transport.write(self._lane.response(status, body, self.server_state.default_headers, *extra))
         if self._lane.log:
             url, started = (waiting.url, waiting.started) if waiting else (self.url, self._started)
@@ -215,4 +231,7 @@ class PushLane(KeptAlive):
             self._push = None
             self._hand_on()
             super().on_body(self._body)
+        waiting: Any = self.cycle
+        if isinstance(waiting, Waiting) and not waiting.response_complete:
+            self._run(self._watch_over(waiting))
         super().shutdown()

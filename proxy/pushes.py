@@ -15,7 +15,7 @@ from proxy.protocol import Frame, Headers
 class Head:
     """What counts of a push's headers, found in one pass."""
 
-    __slots__ = ("authorizations", "connection", "content_type", "forwarded", "framing", "headers", "session_values")
+    __slots__ = ("authorizations", "content_type", "forwarded", "framing", "headers", "session_values")
 
     def __init__(self, headers: Headers, session_header: bytes) -> None:
         self.headers = headers
@@ -24,7 +24,7 @@ class Head:
         self.framing: list[bytes] = []
         """The values of all headers that say how the body comes, and what comes after it."""
         self.content_type = b""
-        self.connection = self.forwarded = False
+        self.forwarded = False
         for name, value in headers:
             if name == session_header:
                 self.session_values.append(value)
@@ -34,8 +34,6 @@ class Head:
                 self.content_type = self.content_type or value
             elif name == b"authorization":
                 self.authorizations.append(value)
-            elif name == b"connection":
-                self.connection = True
             elif tells_origin(name):
                 self.forwarded = True
 

@@ -79,18 +79,17 @@ class Fragments:
     __slots__ = ("_is_text", "_parts")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts = bytearray()  # not a list: a client may send fragments of one byte
         self._is_text = False
 
     def add(self, frame: Frame) -> Message | None:
         """The message, as `text` or `bytes`, that ends with this data frame; raises UnicodeDecodeError."""
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        if frame.data:  # empty fragments would cost memory that no limit counts
-            self._parts.append(bytes(frame.data))
         if not frame.fin:
+            self._parts += frame.data
             return None
-        data = b"".join(self._parts)
+        data = bytes(self._parts + frame.data) if self._parts else bytes(frame.data)
         self._parts.clear()
         return {"text": data.decode()} if self._is_text else {"bytes": data}
 

@@ -28,6 +28,7 @@ from proxy.listeners import BACKLOG, Sockets, places
 from proxy.protocol import header_values
 from proxy.push_lane import PushLane
 from proxy.reload import reload
+from proxy.stats import stats
 from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
 
@@ -77,7 +78,8 @@ class HttpProtocol(PushLane):
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        if self._running and not self._running.response_complete:
+        # `cycle` may be a push in the lane. One that is answered already doesn't stand in the way.
+        if any(cycle and not cycle.response_complete for cycle in (self._running, self.cycle)):
             self.send_400_response("A WebSocket handshake can't be pipelined.")
             return
         self.connections.discard(self)
@@ -140,7 +142,9 @@ class _Server(uvicorn.Server):
             logger.info(announcement)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        drain.on_signal()
+        # A service manager signals the whole group, and the supervisor its workers, which aren't to hurry for that.
+        if not (stats.worker and drain.begun):
+            drain.on_signal()
         if sig == signal.SIGINT:  # somebody waits at the terminal
             drain.hurry()
         super().handle_exit(sig, frame)

@@ -66,7 +66,7 @@ class Upstream:
             try:
                 yield monotonic() - began if kind in ("connect", "establish") else 0.0
             except NoBackendAnswer:
-                if self._breaker.failed(probe):
+                if self._breaker.failed(probe, began):
                     self._shield.clear(self._breaker.refusal())
                 raise
             except CallbackError:

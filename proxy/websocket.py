@@ -241,5 +241,5 @@ class WebSocketProtocol(FlowControlled):
         if self._frames and not self.ended:
             self._send_close(SHUTDOWN.code, SHUTDOWN.reason, SHUTDOWN)
         elif not self._frames:
-            self._respond(503, (), b"")
+            self._respond(503, ((b"retry-after", b"1"),), b"")
         self.close_transport()

@@ -33,6 +33,17 @@ def test_failures_in_a_row_open_it_others_do_not() -> None:
     assert opened().is_open
 
 
+def test_what_was_asked_before_it_opened_does_not_open_it_again() -> None:
+    asked = time.monotonic()
+    one = opened()
+    time.sleep(PAUSE)
+    one.answered(one.enter())
+    one.leave()
+    assert not any(one.failed(False, asked) for _ in range(9))
+    assert not one.is_open
+    assert [one.failed(False, time.monotonic()) for _ in range(3)] == [False, False, True]
+
+
 def test_without_a_limit_it_stays_closed() -> None:
     one = Breaker("http://backend", 0)
     assert not any(one.failed(one.enter()) for _ in range(100))

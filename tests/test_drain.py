@@ -84,7 +84,7 @@ async def test_deploy(servers: Servers, backend: Backend, kind: str, fresh: Call
             moments.append(time.monotonic() - began)
             return code
 
-        server.process.terminate()
+        server.signal(signal.SIGTERM)  # to workers too, as a service manager does
         codes = [asyncio.create_task(end(connection)) for connection in clients.values()]
         await asyncio.sleep(0.3)
         answer = await request(server, "GET", "/ready")

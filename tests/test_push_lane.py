@@ -12,15 +12,19 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
+from proxy.server import HttpProtocol
 from tests.backend import Backend
-from tests.clients import Http, RawWebSocket, close, request
+from tests.clients import Http, RawWebSocket, close, handshake_headers, request
 from tests.redis_servers import eventually
 from tests.servers import Server, Servers, free_port
 from tests.vectors_api import OK
@@ -181,6 +185,7 @@ def with_length(line: str) -> bytes:
     [
         HELLO.encode("1.0"),
         HELLO.encode("1.0", "Connection: keep-alive") + PING,
+        HELLO.encode("1.0", "Proxy-Connection: keep-alive"),
         HELLO.encode("1.1", "Connection: close"),
         HELLO.encode("1.1", "Upgrade: websocket", "Connection: upgrade"),
         HELLO.encode("1.1", "Upgrade: h2c", "Connection: upgrade, close"),
@@ -275,6 +280,88 @@ async def test_sigterm_while_a_push_waits(servers: Servers, key: str) -> None:
         assert last.one("connection") == "close"
         assert last.body != OK
     assert await server.stop() == 0
+
+
+async def waits(server: Server, key: str, http: Http) -> None:
+    """Push over this connection until the session, whose client doesn't read, lets one wait."""
+    with contextlib.suppress(TimeoutError):
+        for _ in range(30):
+            await http.write(http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x" * 1024 * 1024))
+            await http.response(timeout=0.3)
+        raise AssertionError("no push waits")
+
+
+async def test_no_handshake_behind_a_push_that_waits(servers: Servers, key: str, fresh: Callable[[str], str]) -> None:
+    """Its answer would come in the middle of the frames."""
+    server = await servers.get("uvicorn", SLOW)
+    async with RawWebSocket.connected(server, key, receive_buffer=2048), RawWebSocket.open(server) as http:
+        await waits(server, key, http)
+        await http.write(http.encode("GET", f"/connect?key={fresh('k')}", handshake_headers()))
+        assert (await http.ended()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_handshake_behind_a_push_that_is_answered(servers: Servers, fresh: Callable[[str], str]) -> None:
+    server = await servers.get("uvicorn", SLOW)
+    key = fresh("k")
+    async with RawWebSocket.open(server) as http:
+        push = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x")
+        await http.write(push + http.encode("GET", f"/connect?key={key}", handshake_headers()))
+        assert (await http.response()).status == 200
+        assert (await http.response("GET")).status == 101
+        await request(server, "POST", "/send", [("X-Kuiperbelt-Session", key)], b"y")
+        assert await http.frame() == (1, b"y")
+
+
+async def test_garbage_behind_a_push_that_waits(servers: Servers, key: str) -> None:
+    """The connection ends, and nothing is written to it afterwards."""
+    server = await servers.get("uvicorn", SLOW)
+    async with RawWebSocket.connected(server, key, receive_buffer=2048), Http.open(server) as http:
+        await waits(server, key, http)
+        await http.write(http.encode("GET", "/ping") + b"\0garbage\r\n\r\n")
+        assert b" 400 " in await http.ended()
+        await asyncio.sleep(1.1)
+
+
+async def test_sigterm_while_a_push_to_another_process_waits(servers: Servers, key: str) -> None:
+    """That session goes on, so nothing is known of the frame, but the caller is told in time."""
+    front = await servers.start("cluster", SLOW | {"EKBO_SEND_TIMEOUT": "20s"})
+    async with RawWebSocket.connected(front, key, receive_buffer=2048), Http.open(front.api) as http:
+        await waits(front, key, http)
+        front.api.signal(signal.SIGTERM)
+        answer = await http.response(timeout=8)
+        assert (answer.status, answer.one("connection")) == (503, "close")
+        assert b"shutting down" in answer.body
+    assert await front.stop() == 0
+
+
+async def test_a_trailer_is_no_header(servers: Servers, key: str) -> None:
+    server = await servers.get("uvicorn")
+    async with Http.open(server) as http:
+        trailer = f"X-Kuiperbelt-Session: {key}\r\n\r\n".encode()
+        await http.write(
+            http.encode("POST", "/send", [("Transfer-Encoding", "chunked")]) + b"1\r\nx\r\n0\r\n" + trailer
+        )
+        answer = await http.response()
+        assert (answer.status, b"session header is missing" in answer.body) == (400, True)
+
+
+async def test_the_keep_alive_time_out_ends_no_request_that_came_with_the_last_one() -> None:
+    config: Any = uvicorn.Config(print, timeout_keep_alive=1, log_config=None, lifespan="off")
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        partial(HttpProtocol, config, ServerState(), {}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    push = HELLO.encode().replace(b"{a}", b"nobody")
+    writer.write(push + push[:-2])
+    await asyncio.sleep(1.4)
+    writer.write(push[-2:])
+    for _ in range(2):
+        assert b" 200 OK\r\n" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+        await reader.readuntil(b"}\n")
+    assert await asyncio.wait_for(reader.read(), 3) == b""
+    writer.close()
+    server.close()
 
 
 # Options
