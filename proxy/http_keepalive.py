@@ -1,18 +1,89 @@
-"""uvicorn's HTTP protocol with one keep-alive timer per connection, which stays.
+"""uvicorn's HTTP protocol with time-outs for all that a client may let the server wait for. Base of push_lane.py.
 
-uvicorn starts one after each answer and cancels it at the next request, which is a tenth of what a push costs.
+uvicorn's only one is for connections at rest, by a timer that starts after each answer and is cancelled at the next
+request: a tenth of what a push costs. Here one timer looks at all connections, and that also starts the clocks of
+heads and bodies, so a request pays for none.
 """
 
+import asyncio
+from functools import cache
+from typing import Any
+
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from proxy import conf
+from proxy.stats import stats
+from proxy.sweep import Sweeper
+
+LOOKS = 10  # within the shortest time-out, so that none takes more than a fifth longer
+
+
+class Patience(Sweeper["KeptAlive"]):
+    """The HTTP connections of a server; those that have become WebSockets aren't here any more."""
+
+    def __init__(self, head: float, body: float, rest: float) -> None:
+        self.head = head
+        self.body = body
+        super().__init__(min(1.0, *(limit / LOOKS for limit in (head, body, rest) if limit)))
+
+    def sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self.members):
+            connection.check(now)
+
+
+@cache
+def _patience(config: uvicorn.Config, state: ServerState) -> Patience:
+    options = conf.options()
+    return Patience(options.header_timeout, options.body_timeout, config.timeout_keep_alive)
 
 
 class KeptAlive(HttpToolsProtocol):
-    """Ends a connection on which nothing has come for uvicorn's `timeout_keep_alive` seconds since the last answer."""
+    """Closes a connection whose client takes too long.
 
+    `header_timeout` is for a whole head, from the beginning of the connection, or from the first byte after an answer;
+    `body_timeout` for the body, or once the answer has begun, for each piece of it; uvicorn's `timeout_keep_alive` for
+    silence after an answer. While the server takes its time, or doesn't read, no clock runs.
+    """
+
+    reads_body = False
+    """A head has come in whole, and its body hasn't yet."""
     _rests_since: float | None = None  # the loop's time; None: a request is here, in part or whole
+    _waits_since: float | None = None  # for a head or a body, as the sweep has seen; None: it will
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.patience = _patience(self.config, self.server_state)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waits_since = self.loop.time()
+        self.patience.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.patience.discard(self)
+        super().connection_lost(exc)
 
     def _unset_keepalive_if_required(self) -> None:
         self._rests_since = None
+
+    def on_headers_complete(self) -> None:
+        self.reads_body = True
+        self._waits_since = None
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        # Who answers while the body comes in, as a batch does, lets it come at its own pace.
+        if (cycle := self.cycle) and cycle.response_started and not cycle.response_complete:
+            self._waits_since = None
+
+    def on_message_complete(self) -> None:
+        self.reads_body = False
+        self._waits_since = None
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -23,22 +94,20 @@ class KeptAlive(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
             return
         self._rests_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch(self.timeout_keep_alive)
 
-    def _watch(self, delay: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(delay, self._end_if_at_rest)
-
-    def _end_if_at_rest(self) -> None:
-        self.timeout_keep_alive_task = None
+    def check(self, now: float) -> None:
+        """Close it if the client has taken too long at `now` (the loop's time)."""
         if self._rests_since is not None:
-            left = self._rests_since + self.timeout_keep_alive - self.loop.time()
-            if left > 0:
-                self._watch(left)
-            else:
+            if now - self._rests_since >= self.timeout_keep_alive:
                 self.timeout_keep_alive_handler()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self.timeout_keep_alive_task:
-            self.timeout_keep_alive_task.cancel()
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.read_paused or self.flow.write_paused or (answering and not self.reads_body):
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+        else:
+            limit = self.patience.body if self.reads_body else self.patience.head
+            if limit and now - self._waits_since >= limit and not self.transport.is_closing():
+                stats.request_timeouts += 1
+                self.transport.close()

@@ -1,4 +1,4 @@
-"""Ends sessions that have been idle for idle_timeout. One timer for all, because one per connection costs more."""
+"""Ends sessions that have been idle for idle_timeout."""
 
 import asyncio
 from time import monotonic
@@ -6,6 +6,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from proxy.conf import options
+from proxy.sweep import Sweeper
 
 
 class Idler(Protocol):
@@ -17,32 +18,20 @@ class Idler(Protocol):
     def on_idle(self) -> None: ...
 
 
-class IdleSweeper:
+class IdleSweeper(Sweeper[Idler]):
     """Looks at all sessions of one event loop, several times within the time-out, while there are any."""
 
     def __init__(self, timeout: float) -> None:
+        super().__init__(min(1.0, timeout / 10))
         self._timeout = timeout
-        self._period = min(1.0, timeout / 10)
-        self._sessions: set[Idler] = set()
-        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, session: Idler) -> None:
         if self._timeout:
-            self._sessions.add(session)
-            self._schedule()
+            super().add(session)
 
-    def discard(self, session: Idler) -> None:
-        self._sessions.discard(session)
-
-    def _schedule(self) -> None:
-        if self._timer is None and self._sessions:
-            self._timer = asyncio.get_running_loop().call_later(self._period, self._sweep)
-
-    def _sweep(self) -> None:
-        self._timer = None
-        self._schedule()
+    def sweep(self) -> None:
         oldest = monotonic() - self._timeout
-        for session in [session for session in self._sessions if session.last_active <= oldest]:
+        for session in [session for session in self.members if session.last_active <= oldest]:
             session.on_idle()
 
 

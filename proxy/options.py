@@ -144,14 +144,16 @@ class Options:
         "max_connections", "EKBO_MAX_CONNECTIONS", values.count, 0, "clients at once, per process; over: 503; 0: any"
     )
     max_connections_per_address: int = option(
-        "max_connections_per_address",
-        "EKBO_MAX_CONNECTIONS_PER_ADDRESS",
-        values.count,
-        0,
-        "of them of one address; 0: any",
+        "max_connections_per_address", "EKBO_MAX_CONNECTIONS_PER_ADDRESS", values.count, 0, "of one address; 0: any"
     )
     connect_rate: int = option(
         "connect_rate", "EKBO_CONNECT_RATE", values.count, 0, "handshakes a second, per process; over: 503; 0: any"
+    )
+    header_timeout: float = option(
+        "header_timeout", "EKBO_HEADER_TIMEOUT", values.duration, 10.0, "for a request's head, or TLS; 0: no limit"
+    )
+    body_timeout: float = option(
+        "body_timeout", "EKBO_BODY_TIMEOUT", values.duration, 60.0, "for a request's body; 0: no limit"
     )
     message_rate: int = option(
         "message_rate", "EKBO_MESSAGE_RATE", values.count, 0, "a client's messages a second; over: 1008; 0: any"

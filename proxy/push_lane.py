@@ -61,6 +61,7 @@ class Waiting:
     """A request that waits for what becomes of it, in the place where uvicorn keeps its own while they run."""
 
     message_event = asyncio.Event()  # uvicorn sets it for who waits for the body; nobody does here
+    response_started = False
     response_complete = False
     disconnected = False
     keep_alive = True
@@ -114,6 +115,8 @@ class PushLane(KeptAlive):
             return
         self._push = push
         self._body = b""
+        self.reads_body = True
+        self._waits_since = None
         self._started = perf_counter()
 
     def _is_plain(self, push: Push) -> bool:
@@ -158,6 +161,8 @@ class PushLane(KeptAlive):
         if push is None:
             super().on_message_complete()
             return
+        self.reads_body = False
+        self._waits_since = None
         try:
             begun = start(push(self._keys, body, self._head))
         except ApiError:  # nothing is done yet, and the view says why

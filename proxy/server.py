@@ -83,6 +83,7 @@ class HttpProtocol(PushLane):
             self.send_400_response("A WebSocket handshake can't be pipelined.")
             return
         self.connections.discard(self)
+        self.patience.discard(self)
         try:
             url = httptools.parse_url(self.url)
             path = unquote(url.path.decode("ascii"))
@@ -122,11 +123,12 @@ class _Server(uvicorn.Server):
     """Tells the API's listener from the public one, and says where it listens, once it takes signals and serves."""
 
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str], drain_window: float
+        self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str], options: Options
     ) -> None:
         super().__init__(config)
         self._tls = tls
-        self._drain_window = drain_window
+        self._drain_window = options.drain_window
+        self._handshake_limit = options.header_timeout or HANDSHAKE_LIMIT
         self._announcements = announcements
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -169,7 +171,7 @@ class _Server(uvicorn.Server):
             sock=listener,
             backlog=BACKLOG,
             ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_LIMIT if tls else None,
+            ssl_handshake_timeout=self._handshake_limit if tls else None,
             ssl_shutdown_timeout=SHUTDOWN_LIMIT if tls else None,
         )
         self.servers.append(server)
@@ -192,7 +194,7 @@ def serve(
     where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
     announcements = [f"{worker}listening on {where[0]}", *(f"{worker}API on {api}" for api in where[1:])]
     config = uvicorn_config(application, options)
-    _Server(config, tls, announcements, options.drain_window).run(list(sockets))
+    _Server(config, tls, announcements, options).run(list(sockets))
 
 
 def exit_on_signals() -> None:

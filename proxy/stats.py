@@ -49,6 +49,7 @@ class Stats:
     backends_failing = Counter("backends that give no answers, counted by each process (breaker)", gauge=True)
     backend_failures = Counter("times that a backend began to give no answers (breaker)")
     receive_errors = Counter("receive callbacks that failed")
+    request_timeouts = Counter("connections that were closed because a head or body didn't come in time")
     no_answers = Counter("requests to other processes that weren't answered in time")
     stale_requests = Counter("requests from other processes that were dropped because they came too late")
     bad_envelopes = Counter("messages on Redis that couldn't be read")

@@ -5,7 +5,7 @@ from typing import Any
 
 from proxy import reload
 
-HANDSHAKE_LIMIT = 10.0  # seconds for a client's TLS handshake
+HANDSHAKE_LIMIT = 10.0  # seconds for a client's TLS handshake, where header_timeout is off
 SHUTDOWN_LIMIT = 5.0  # seconds for a client to confirm the end of TLS
 
 _ANSWER = ""  # to OpenSSL, for a key with a passphrase: or it would ask the terminal, and wait

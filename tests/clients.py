@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -129,6 +130,30 @@ class Http:
                 return await self.reader.read()
             except ConnectionError:
                 return b""
+
+
+async def hung_up(reader: asyncio.StreamReader) -> float:
+    """Seconds until the other side hangs up, without a word."""
+    began = time.monotonic()
+    async with asyncio.timeout(TIMEOUT):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    return time.monotonic() - began
+
+
+async def dripped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> float:
+    """Write byte by byte, and return the seconds until the other side hangs up, which is before it has all."""
+    end = asyncio.create_task(hung_up(reader))
+    with contextlib.suppress(ConnectionError):
+        for byte in data:
+            if end.done():
+                break
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("all was taken")
+    return await end
 
 
 async def request(

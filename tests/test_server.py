@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.backend import Backend
-from tests.clients import Http, client, handshake_headers, receive, request, send
+from tests.backend import Answer, Backend
+from tests.certificates import Certificate
+from tests.clients import Http, client, dripped, handshake_headers, hung_up, receive, request, send
 from tests.servers import Server, Servers, free_port
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -66,4 +70,35 @@ async def test_a_server_that_can_not_tell_listeners_apart_has_no_api(servers: Se
     assert (await request(server, "POST", "/send", [("X-Kuiperbelt-Session", "bob")], b"x")).status == 404
     assert (await request(server, "GET", "/admin/login/")).status == 404
     assert "EKBO_API_PORT" in server.output()
+    await server.stop()
+
+
+async def test_who_takes_too_long_to_ask(servers: Servers, backend: Backend, tmp_path: Path, key: str) -> None:
+    """At both listeners, before and after the TLS handshake. Neither a slow answer nor a session is that."""
+    env = Certificate(tmp_path).env | {"EKBO_API_PORT": str(free_port()), "EKBO_HEADER_TIMEOUT": "1s"}
+    server = await servers.start("uvicorn", env)
+    backend.on("/connect", key, Answer(delay=1.5, headers=[("X-Kuiperbelt-Session", key)]))
+    async with contextlib.AsyncExitStack() as stack:
+        public, silent, api, silent_api = [
+            await stack.enter_async_context(Http.open(each)) for each in (server, server, server.api, server.api)
+        ]
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        began = time.monotonic()
+        connecting = asyncio.create_task(stack.enter_async_context(client(server, key)))
+        took = await asyncio.gather(
+            hung_up(reader),
+            hung_up(silent.reader),
+            hung_up(silent_api.reader),
+            dripped(public.reader, public.writer, public.encode("GET", "/connect?key=slow", handshake_headers())),
+            dripped(api.reader, api.writer, api.encode("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x")),
+        )
+        assert all(0.8 < each < 3 for each in took), took
+        connection = await connecting
+        writer.close()
+        assert time.monotonic() - began > 1.4
+        await asyncio.sleep(1.3)
+        assert (await send(server, key, b"still here")).body == OK
+        assert await receive(connection) == "still here"
+    assert not backend.seen("/connect", "slow")
+    assert (await request(server.api, "GET", "/stats?format=full")).json()["request_timeouts"] == 4
     await server.stop()
