@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from django.db import Error
 from django.utils.timezone import now
 
 from proxy import conf
+from proxy.diagnosis import TEST
 from proxy.printable import shown
 from proxy.remote import Order, reach
 
@@ -30,6 +32,8 @@ class ConsoleCommand(BaseCommand):
 
     requires_system_checks = ()
     needs_registry = True
+    needs_options = True
+    """Whether it can do nothing while there are problems in the configuration."""
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -42,7 +46,7 @@ class ConsoleCommand(BaseCommand):
             self.stderr.write(f"{name}: no option reads this variable; is it misspelt?")
         # Only the proxy itself can do nothing without the callback.
         problems = [problem for problem in settings.KUIPERBELT_PROBLEMS if problem.where != conf.NO_CALLBACK]
-        if problems:
+        if problems and self.needs_options:
             raise CommandError(conf.report(problems))
         if self.needs_registry:
             self.require_registry()
@@ -126,6 +130,21 @@ class ConsoleCommand(BaseCommand):
         """End with an exit status that tells how many failed."""
         if failed:
             sys.exit(min(failed, MAX_FAILED_STATUS))
+
+
+def add_client(parser: CommandParser) -> None:
+    """Options that say which client a command pretends to be."""
+    parser.add_argument("--query", default=f"{TEST}=1", help=f"the client's query string; default {TEST}=1")
+    parser.add_argument(
+        "--header", action="append", default=[], type=_header, metavar="NAME:VALUE", help="a header of the client's"
+    )
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ArgumentTypeError(f"expected NAME:VALUE, found {text!r}")
+    return os.fsencode(name.strip().lower()), os.fsencode(value.strip())
 
 
 def ago(moment: datetime | None) -> str:

@@ -1,13 +1,26 @@
-"""What a failed callback most probably means, in plain words for whoever runs the backend. Used by `checkbackend`."""
+"""Calls the backend as the proxy would, and says what a failure most probably means, in plain words.
+
+Used by `checkbackend` and `doctor`.
+"""
 
 import os
 import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from proxy import callbacks, conf, forwarding, protocol
 from proxy.conf import Options
+from proxy.endpoint import endpoint_for
 from proxy.exceptions import CallbackError, ConnectRefused
+
+TEST = "kuiperbelt-check"
+"""What a backend knows these calls by: a parameter of the query, the key when there is none, and the frame."""
 
 # Tried in this order: the first that fits.
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
@@ -34,6 +47,68 @@ _STATUSES = {
     503: "the backend, or what is in front of it, is down or too busy",
     504: "what is in front of the backend waited for it in vain",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What came of one callback."""
+
+    callback: str
+    ok: bool | None
+    """None: it is off."""
+    seconds: float
+    url: str
+    text: str
+    key: str
+    """The session's: the backend's word, or TEST."""
+    refused: bool = False
+    """The backend works, but doesn't let this client in."""
+
+
+async def calls(names: Sequence[str], query: bytes, headers: Sequence[tuple[bytes, bytes]]) -> AsyncIterator[Call]:
+    """Call these callbacks for a client with this query and these headers, and for the session that it is."""
+    options = conf.options()
+    client = callbacks.client()
+    connection, endpoint = str(uuid.uuid4()), endpoint_for({}, options)
+    key = TEST
+
+    async def connect() -> str:
+        nonlocal key
+        sent = [
+            *forwarding.client_headers(headers, options.session_header_name),
+            *forwarding.peer(headers, "127.0.0.1", "ws", ()).headers(),
+            ("X-Kuiperbelt-Endpoint", endpoint),
+            ("X-Kuiperbelt-Connection", connection),
+        ]
+        accepted = await client.connect(sent, query, [])
+        key = accepted.key
+        size = accepted.first_frame.size if accepted.first_frame else 0
+        return f"lets the client in as {key}" + (f", with a first frame of {size} bytes" if size else "")
+
+    def call(name: str) -> Awaitable[Any]:
+        session = callbacks.Session(key, connection, endpoint)
+        if name == "connect":
+            return connect()
+        if name == "establish":
+            return client.establish(session)
+        if name == "receive":
+            return client.receive(session, protocol.make_frame(TEST.encode(), ""))
+        return client.close(session, 1000, "client")
+
+    for name in [name for name in callbacks.KINDS if name in names]:
+        url: str = getattr(options, f"{name}_callback")
+        ok, text, seconds, refused = None, "", 0.0, False
+        if url:
+            began = perf_counter()
+            try:
+                said = await call(name)
+                ok, text = True, said if isinstance(said, str) else ""
+            except (CallbackError, ConnectRefused) as error:
+                ok, text = False, explain(name, url, error, options)
+                refused = isinstance(error, ConnectRefused) and error.status in (401, 403)
+            seconds = perf_counter() - began
+        # What stands after the question mark may be a secret.
+        yield Call(name, ok, seconds, url.partition("?")[0], text, key, refused)
 
 
 def explain(name: str, url: str, error: CallbackError | ConnectRefused, options: Options) -> str:

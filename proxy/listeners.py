@@ -72,6 +72,11 @@ class Place:
                 os.unlink(self.sock)
 
 
+def why(error: OSError) -> str:
+    """Why it can't be listened, without the address, which Python adds."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
+
+
 def places(options: Options) -> tuple[Place, ...]:
     """The public place, then the API's, if it has one of its own."""
     public = Place(options.sock, options.host, options.port)

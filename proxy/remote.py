@@ -90,21 +90,21 @@ async def _through_cluster(order: Order, keys: Sequence[str]) -> Failures:
 
 
 def _through_nodes(runner: asyncio.Runner, order: Order, keys: Sequence[str]) -> Failures:
-    holders: dict[_Place, list[str]] = {}
+    holders: dict[ApiPlace, list[str]] = {}
     rows = Session.objects.filter(ended_at=None, key__in=keys)
     for key, host, endpoint in rows.values_list("key", "node__name", "node__endpoint").distinct():
-        holders.setdefault(_Place(host, endpoint), []).append(key)
+        holders.setdefault(ApiPlace(host, endpoint), []).append(key)
     failures = dict.fromkeys(keys, SessionNotFound.text)
     served: set[str] = set()
     for place, held in holders.items():
-        failed = runner.run(_at(place, order, held))
+        failed = runner.run(ask(place, order, held))
         failures |= failed
         served |= set(held) - set(failed)
     return {key: why for key, why in failures.items() if key not in served}
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class ApiPlace:
     """Where a node's API is."""
 
     host: str
@@ -122,19 +122,24 @@ class _Place:
         return [*here, ("", self.endpoint)]
 
 
-async def _at(place: _Place, order: Order, keys: Sequence[str]) -> Failures:
+def client(sock: str) -> aiohttp.ClientSession:
+    """What asks nodes, over this UNIX socket if one is given."""
+    connector = aiohttp.UnixConnector(sock) if sock else aiohttp.TCPConnector()
+    timeout = aiohttp.ClientTimeout(ANSWER_LIMIT, sock_connect=CONNECT_LIMIT)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+
+
+async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
     """One node's answer, or why it can't be asked."""
     name = f"node {place.host} at {place.endpoint}"
     failures: Failures = {}
     left = list(_parts(keys))
     why = ""
     for sock, address in place.ways():
-        connector = aiohttp.UnixConnector(sock) if sock else aiohttp.TCPConnector()
-        timeout = aiohttp.ClientTimeout(ANSWER_LIMIT, sock_connect=CONNECT_LIMIT)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+        async with client(sock) as session:
             try:
                 while left:
-                    failures |= await _all_that_can(partial(_post, client, address, order), left[0])
+                    failures |= await _all_that_can(partial(_post, session, address, order), left[0])
                     del left[0]
                 break
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -155,7 +160,7 @@ async def _post(
 ) -> tuple[Failures, bool]:
     """One request to the API. Raises aiohttp.ClientError, TimeoutError, CommandError."""
     options = conf.options()
-    scheme, tls = ("http", True) if options.has_api_listener or not options.tls_cert else ("https", _known_by())
+    scheme, tls = ("http", True) if options.has_api_listener or not options.tls_cert else ("https", known_by())
     headers = [(options.session_header, ",".join(keys))]
     if options.api_keys:
         headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
@@ -171,7 +176,7 @@ async def _post(
         return _understood(response.status, await response.read(), keys)
 
 
-def _known_by() -> aiohttp.Fingerprint:
+def known_by() -> aiohttp.Fingerprint:
     """The nodes' certificate itself: we ask by an address that may not be among its names, and its CA is unknown."""
     file = conf.options().tls_cert
     try:

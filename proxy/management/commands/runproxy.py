@@ -1,6 +1,7 @@
 """`manage.py runproxy`: serve the proxy with uvicorn, on the port or UNIX socket of the configuration."""
 
-import os
+import asyncio
+import logging
 import socket
 import ssl
 from argparse import ArgumentTypeError
@@ -8,9 +9,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from proxy import conf, listeners, server, tls, workers
+from proxy import conf, listeners, machine, redis_check, server, tls, workers
+from proxy.findings import State
 
 MAX_WORKERS = 1024  # more than any machine has use for; a typing error shouldn't fork for ever
+
+logger = logging.getLogger("proxy.server")
 
 
 class Command(BaseCommand):
@@ -43,10 +47,19 @@ class Command(BaseCommand):
                 "set EKBO_REDIS_URL, or leave --workers out"
             )
         sockets = list(zip(*(_listen(place, count) for place in listeners.places(config)), strict=True))
+        _warn(config, count)
         if count == 1:
             server.run(application, sockets[0], config, context)
         else:
             workers.run(application, sockets, config, context)
+
+
+def _warn(config: conf.Options, count: int) -> None:
+    """Say what of the surroundings won't do, while clients wait in the backlog: not for long, if Redis hangs."""
+    redis = asyncio.run(redis_check.check_settings(config, count))
+    for finding in (*machine.check(config, count), *redis):
+        if finding.state is not State.OK and finding.advice:
+            logger.warning("%s. %s", finding.text, finding.advice)
 
 
 def _tls_context(config: conf.Options) -> ssl.SSLContext | None:
@@ -64,8 +77,7 @@ def _listen(place: listeners.Place, count: int) -> list[socket.socket]:
     try:
         return place.listen(count)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise CommandError(f"can't listen on {place.in_words()}: {reason}") from error
+        raise CommandError(f"can't listen on {place.in_words()}: {listeners.why(error)}") from error
 
 
 def _worker_count(text: str) -> int:

@@ -1,0 +1,143 @@
+"""The cluster's Redis: does it answer, how quickly, which version, and the settings that matter (docs/deployment.md).
+
+For `doctor`; `runproxy` asks for the settings when it starts.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from channels_redis.utils import create_pool
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from proxy.conf import Options
+from proxy.findings import Finding, failed, ok, skipped, warning
+from proxy.redis_hosts import Host, redis_hosts
+
+AREA = "redis"
+OLDEST = 6
+BUFFER = 32 << 20  # bytes, Redis's own default
+BUFFER_PER_PROCESS = 4 << 20  # bytes that each process may have on the way to the same one (docs/cluster.md)
+KEEPALIVE = 60  # seconds
+ROUND_TRIPS = 5
+SLOW = 0.01  # seconds
+
+
+async def check(options: Options, processes: int = 1) -> list[Finding]:
+    """All shards, for a cluster of so many processes."""
+    if not options.clustered:
+        return [skipped(AREA, "Redis", "none is configured (EKBO_REDIS_URL): one process, one node")]
+    parts = await asyncio.gather(*[_check(host, options, processes) for host in redis_hosts(options)])
+    return [finding for part in parts for finding in part]
+
+
+async def check_settings(options: Options, processes: int) -> list[Finding]:
+    """What should be other than it is in the settings, where they can be asked; nothing without Redis."""
+    found = await check(options, processes) if options.clustered else []
+    return [finding for finding in found if finding.advice and "output buffer" in finding.name]
+
+
+async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
+    name, arguments = host
+    client: Any = Redis(connection_pool=create_pool(dict(arguments)))
+    label = f"Redis {name}"
+    try:
+        # Connect and each answer have reply_timeout; the Sentinels are asked one after the other.
+        async with asyncio.timeout(options.reply_timeout * (4 + len(options.redis_sentinels))):
+            about = [*await _round_trip(client, label), *await _version(client, label)]
+            return [*about, *await _settings(client, label, processes)]
+    except (RedisError, OSError, TimeoutError) as error:
+        said = str(error).partition(", with args")[0] or f"no answer within {options.reply_timeout:g} s"
+        advice = "Does it run, may this machine reach it, and are user and password in EKBO_REDIS_URL right?"
+        return [failed(AREA, label, "an answer", said, advice)]
+    finally:
+        await client.aclose(close_connection_pool=True)
+
+
+async def _round_trip(client: Any, label: str) -> list[Finding]:
+    taken = []
+    await client.ping()
+    for _ in range(ROUND_TRIPS):
+        began = perf_counter()
+        await client.ping()
+        taken.append(perf_counter() - began)
+    middle = sorted(taken)[ROUND_TRIPS // 2]
+    found = f"{middle * 1000:.1f} ms"
+    if middle <= SLOW:
+        return [ok(AREA, f"{label}, round trip", found)]
+    advice = (
+        "Pushes to other processes wait for it. Put Redis near the nodes, or see what loads it (`redis-cli --latency`)."
+    )
+    return [warning(AREA, f"{label}, round trip", f"{SLOW * 1000:g} ms or less", found, advice)]
+
+
+async def _version(client: Any, label: str) -> list[Finding]:
+    name = f"{label}, version"
+    try:
+        version = str((await client.info("server"))["redis_version"])
+    except (NoPermissionError, ResponseError, KeyError):
+        return [skipped(AREA, name, "the user may not ask (INFO)")]
+    if int(version.partition(".")[0]) >= OLDEST:
+        return [ok(AREA, name, version)]
+    return [
+        failed(
+            AREA, name, f"{OLDEST} or newer", version, "Older ones don't know the protocol that is spoken. Update it."
+        )
+    ]
+
+
+async def _settings(client: Any, label: str, processes: int) -> list[Finding]:
+    try:
+        settings = await client.config_get("client-output-buffer-limit", "tcp-keepalive", "maxclients")
+    except (NoPermissionError, ResponseError):
+        advice = "See to them by hand: docs/deployment.md has the table."
+        return [skipped(AREA, f"{label}, settings", "the user may not ask (CONFIG GET)", advice)]
+    return [_buffer(settings, label, processes), *_keepalive(settings, label), *_clients(settings, label, processes)]
+
+
+def _buffer(settings: dict[str, str], label: str, processes: int) -> Finding:
+    name = f"{label}, output buffer (client-output-buffer-limit pubsub)"
+    words = settings.get("client-output-buffer-limit", "").split()
+    hard, soft, seconds = _limits_of("pubsub", words)
+    need = max(BUFFER, processes * BUFFER_PER_PROCESS)
+    limit = f"pubsub {need} {need // 4} 60"
+    found = f"{_mb(hard)} hard, {_mb(soft)} soft for {seconds} s"
+    if (not hard or hard >= need) and (not soft or soft >= need // 4):
+        return ok(AREA, name, found)
+    advice = (
+        "Redis cuts off a process for which more waits, and what was in it is lost. "
+        f"`redis-cli CONFIG SET client-output-buffer-limit '{limit}'`, and in redis.conf."
+    )
+    return warning(AREA, name, f"{_mb(need)} hard and {_mb(need // 4)} soft or more", found, advice)
+
+
+def _limits_of(kind: str, words: Sequence[str]) -> tuple[int, int, int]:
+    at = words.index(kind) if kind in words else -4
+    hard, soft, seconds = [*map(int, words[at + 1 : at + 4]), 0, 0, 0][:3] if at >= 0 else (0, 0, 0)
+    return hard, soft, seconds
+
+
+def _keepalive(settings: dict[str, str], label: str) -> list[Finding]:
+    name, seconds = f"{label}, tcp-keepalive", int(settings.get("tcp-keepalive", 0))
+    if 0 < seconds <= KEEPALIVE:
+        return [ok(AREA, name, f"{seconds} s")]
+    found = f"{seconds} s" if seconds else "off"
+    advice = "Until Redis drops a node whose host died without a word, pushes to its sessions get `no answer`. "
+    advice += f"`redis-cli CONFIG SET tcp-keepalive {KEEPALIVE}`, and in redis.conf."
+    return [warning(AREA, name, f"1 to {KEEPALIVE} s", found, advice)]
+
+
+def _clients(settings: dict[str, str], label: str, processes: int) -> list[Finding]:
+    most, need = int(settings.get("maxclients", 10_000)), 2 * processes + 10
+    if most >= need:
+        return []
+    advice = (
+        f"Each process has one connection, and needs a second for a moment. `redis-cli CONFIG SET maxclients {need}`."
+    )
+    return [failed(AREA, f"{label}, maxclients", f"{need} or more", str(most), advice)]
+
+
+def _mb(size: int) -> str:
+    return f"{size / (1 << 20):g} MB" if size else "no limit"
