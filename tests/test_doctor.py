@@ -82,8 +82,9 @@ async def test_a_client_that_is_connected_stays(server: Server, key: str) -> Non
 
 async def test_a_backend_that_lets_nobody_in(server: Server, backend: Backend) -> None:
     """It works, but the self-test needs somebody to be."""
-    backend.on("/connect", "", Answer(status=401))
-    status, findings = await doctor(server.env)
+    backend.on("/doctor/connect", "", Answer(status=401))
+    callback = f"http://127.0.0.1:{backend.port}/doctor/connect"
+    status, findings = await doctor(server.env | {"EKBO_CONNECT_CALLBACK_URL": callback})
     assert status == 0
     assert "answers, but status 401" in of(findings, "callbacks", "connect")["found"]
     test = of(findings, "self-test")
@@ -103,9 +104,9 @@ async def test_another_key(servers: Servers, key: str) -> None:
 
 async def test_nothing_runs(backend: Backend, tmp_path: Path) -> None:
     """It says so, makes no database, and that alone is no failure."""
-    env = {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/connect"}
+    env = {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/doctor/connect"}
     env |= {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/none.sqlite3", "EKBO_PORT": str(free_port())}
-    backend.on("/connect", "", Answer(status=401))
+    backend.on("/doctor/connect", "", Answer(status=401))
     status, findings = await doctor(env)
     assert status == 0
     assert of(findings, "ports")["found"].startswith("nothing runs there, and it is free")
