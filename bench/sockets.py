@@ -118,7 +118,9 @@ class Client(asyncio.Protocol):
             self.is_open = True
 
     def write(self, payload: bytes) -> None:
-        """Send a text message; as above, its masking key is 0."""
+        """Send a text message; as above, its masking key is 0. Raises ConnectionError if the server has hung up."""
+        if self.transport.is_closing():
+            raise ConnectionError("the server closed a client's connection")
         size = len(payload)
         length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2)
         self.transport.write(b"\x81%b\0\0\0\0%b" % (length, payload))
@@ -126,7 +128,8 @@ class Client(asyncio.Protocol):
     def close(self) -> None:
         """Leave with a Close frame (1000) and don't wait for the answer."""
         self.closing = True
-        self.transport.write(b"\x88\x82\0\0\0\0\x03\xe8")
+        if not self.transport.is_closing():
+            self.transport.write(b"\x88\x82\0\0\0\0\x03\xe8")
         self.transport.close()
 
 
