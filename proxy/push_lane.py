@@ -21,6 +21,9 @@ from proxy.handlers import API
 from proxy.http_keepalive import KeptAlive
 from proxy.protocol import Headers
 from proxy.pushes import Head, Push
+from proxy.repeated_head import RepeatedHead, learn
+
+MAX_LESSONS = 3  # heads of a connection that are learnt in vain before it is taken to have no usual one
 
 logger = logging.getLogger("proxy.api")
 access_logger = logging.getLogger("proxy.access")
@@ -88,15 +91,47 @@ class PushLane(KeptAlive):
         self._keys: list[str]
         self._body = b""
         self._started = 0.0
+        self._between = True  # the parser has nothing of a request
+        self._usual: RepeatedHead | None = None
+        self._lessons = MAX_LESSONS
+        self._taken: tuple[Push, bytes, bytes] | None = None
+        """The last request that was parsed and taken: what it does, its target, its body."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = {"method": "POST", "client": self.client, "server": self.server}
 
+    def data_received(self, data: bytes) -> None:
+        if not (self._between and self._usual and self._is_usual(self._usual, data)):
+            learns = self._between and self._lessons
+            self._taken = None
+            super().data_received(data)
+            if learns and self._taken:
+                self._lessons -= 1
+                self._usual = learn(data, self._lane.session_header, self._head, *self._taken) or self._usual
+
+    def _is_usual(self, usual: RepeatedHead, data: bytes) -> bool:
+        """Is this all of a push, and of no other head than the last one's? Then it is taken, past the parser."""
+        cycle = self.cycle
+        if self.flow.write_paused or (cycle and not cycle.response_complete):
+            return False
+        body, options = usual.body_of(data), conf.options()
+        if body is None or len(body) > options.max_body_size:
+            return False
+        self._unset_keepalive_if_required()
+        self.url, self._started = usual.url, perf_counter()
+        try:
+            self._begin(usual.push, usual.head.admitted_keys(self._peer, options, usual.push), body, usual.head)
+        except ApiError:  # who parses it says why
+            return False
+        self._lessons = MAX_LESSONS
+        return True
+
     # httptools' callbacks
 
     def on_message_begin(self) -> None:
         # The rest of what uvicorn does here is done when it turns out that it is needed.
+        self._between = False
         self.reads_head = True
         self.head_size = 0
         self.url = b""
@@ -156,6 +191,7 @@ class PushLane(KeptAlive):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._between = True
         push, self._push = self._push, None
         body, self._body = self._body, b""
         if push is None:
@@ -164,9 +200,18 @@ class PushLane(KeptAlive):
         self.reads_body = False
         self._waits_since = None
         try:
-            begun = start(push(self._keys, body, self._head))
-        except ApiError:  # nothing is done yet, and the view says why
+            self._begin(push, self._keys, body, self._head)
+        except ApiError:  # the view says why
             self._hand_on(body)
+        else:
+            self._taken = push, self.url, body
+
+    def _begin(self, push: Push, keys: list[str], body: bytes, head: Head) -> None:
+        """Do it, and answer when it is done. Raises ApiError if nothing was done."""
+        try:
+            begun = start(push(keys, body, head))
+        except ApiError:
+            raise
         except Exception:
             self._failed()
         else:
