@@ -44,8 +44,8 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 
+# Not daphne: all that its app brings is a `runserver`, and to import it is half of a process's start.
 INSTALLED_APPS = [
-    "daphne",
     "channels",
     "proxy",
     "django.contrib.admin",

@@ -74,15 +74,14 @@ def end_with_daphne() -> None:
 def watch_daphne() -> None:
     """Clean up at daphne's shutdown, which has no lifespan events. Does nothing under another server."""
     # Importing the reactor installs one, so only a process that has daphne's already may do that.
-    if "twisted.internet.reactor" not in sys.modules:
+    if "daphne.cli" not in sys.modules:
         return
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred
 
-    daphne = "daphne.cli" in sys.modules  # as an installed app it brings its reactor under any server
-    if daphne and conf.options().has_api_listener:
+    if conf.options().has_api_listener:
         logger.error("EKBO_API_PORT, EKBO_API_SOCK: daphne has one listener, the public one, so the API is nowhere")
-    if daphne and conf.options().tls_cert:
+    if conf.options().tls_cert:
         logger.error("EKBO_TLS_CERT: daphne reads its own command line only, -e ssl:…")
 
     def end() -> Any:
