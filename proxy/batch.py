@@ -6,7 +6,7 @@ what is held of either is bounded: nothing more is read while the caller doesn't
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,12 @@ from proxy.delivery import Delivery
 from proxy.exceptions import ApiError, BatchTooLarge, MethodNotAllowed, Unavailable
 from proxy.handlers import ProxyRequest
 from proxy.ndjson import Lines
-from proxy.pushes import Head
+from proxy.pushes import Head, Tally
+from proxy.stats import Stats, stats
 
 CONTENT_TYPE = "application/x-ndjson"
 TURN = 64  # lines and sessions, after which others have theirs: a millisecond
+_SENDS, _CLOSES = Tally(pushes.send, "batch"), Tally(pushes.close, "batch")
 MAX_UNSENT = 1 << 16  # bytes of answers, over which they are sent before the next line
 
 
@@ -126,17 +128,19 @@ class Batch:
         except ApiError as error:
             self._refuse(number, identity, error)
             return
+        tally = _CLOSES if line.close else _SENDS
         if isinstance(begun, Delivery):
-            self._answer(number, identity, *pushes.answer(begun))
+            self._answer(number, identity, *tally.answer(begun, keys))
         else:
             self._waiting_for += len(keys)
-            begun.when_done(partial(self._done, number, identity, len(keys)))
+            begun.when_done(partial(self._done, number, identity, keys, tally))
 
-    def _done(self, number: int, identity: Id | None, sessions: int, done: Delivery) -> None:
-        self._waiting_for -= sessions
-        self._answer(number, identity, *pushes.answer(done))
+    def _done(self, number: int, identity: Id | None, keys: Sequence[str], tally: Tally, done: Delivery) -> None:
+        self._waiting_for -= len(keys)
+        self._answer(number, identity, *tally.answer(done, keys))
 
     def _refuse(self, number: int, identity: Id | None, error: ApiError) -> None:
+        stats.add(Stats.api_refusals[str(error.status)])
         self._answer(number, identity, error.status, protocol.refusal_body(str(error)))
 
     def _answer(self, number: int, identity: Id | None, status: int, body: bytes) -> None:

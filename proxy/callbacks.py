@@ -7,8 +7,9 @@ backend can't be reached, is too slow, or answers what the contract doesn't allo
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from proxy.forwarding import TextHeaders, callback_query, set_headers
 from proxy.http_client import Answer, exchange
 from proxy.protocol import Frame, is_session_key, make_frame
 from proxy.signatures import secret_bytes, signed
+from proxy.stats import Stats, stats
 from proxy.upstream import upstreams
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
@@ -164,8 +166,9 @@ class Callbacks:
         timeout = self._options.callback_timeout
         if upstream := self._upstreams.get(name):
             async with upstream.turn(name) as waited:
-                return await self._ask(name, url, headers, body, limit, timeout - waited if timeout else None)
-        return await self._ask(name, url, headers, body, limit, timeout or None)
+                left = timeout - waited if timeout else None
+                return await _counted(name, self._ask(name, url, headers, body, limit, left))
+        return await _counted(name, self._ask(name, url, headers, body, limit, timeout or None))
 
     async def _ask(
         self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
@@ -196,6 +199,24 @@ class Callbacks:
         if len(content) > limit and status == 200:
             raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
         return status, answer, content[:limit]  # a refusal is relayed as far as it goes
+
+
+async def _counted(name: str, exchange: Coroutine[Any, Any, Answer]) -> Answer:
+    """A callback under way, whose time and outcome are counted."""
+    began, result = perf_counter(), "cancelled"
+    try:
+        answer = await exchange
+        result = "ok" if answer[0] == 200 else "refused"
+    except NoBackendAnswer:
+        result = "no_answer"
+        raise
+    except CallbackError:
+        result = "invalid"
+        raise
+    finally:
+        stats.observe(Stats.callback_seconds[name], perf_counter() - began)
+        stats.add(Stats.callbacks[name, result])
+    return answer
 
 
 def _frame(body: bytes, answer: Any) -> Frame:

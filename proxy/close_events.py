@@ -182,6 +182,7 @@ class Teller:
         """False if it is not in the database yet."""
         gave_up = is_over(attempts, self._options.close_retry_for)
         if gave_up:
+            stats.close_events_given_up += 1
             logger.error("connection %s: gave up after %d attempts at its close callback", row.connection, attempts)
         pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # nothing secret  # noqa: S311  # nosec B311
         row.attempt = Attempt(attempts, process_time(pause), plain(error, 512), gave_up)

@@ -67,6 +67,9 @@ class ClusterLayer(RedisLayer):
     async def room(self) -> None:
         await self._requests.room()
 
+    def under_way(self) -> int:
+        return len(self._requests)
+
     def request(self, group: str, message: Event) -> Outcome:
         if group not in self._groups:
             return self._ask(group, message, echo=False).future

@@ -11,10 +11,11 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, handshake, idle, lifespan, registry
+from proxy import callbacks, delivery, ends, handshake, idle, lifespan, registry
 from proxy.clock import new_connection
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
+from proxy.ends import End
 from proxy.events import SEND, Event
 from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
 from proxy.inbound import Inbound
@@ -24,20 +25,12 @@ from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame, Message
 from proxy.stats import Stats, stats
-from proxy.transports import LOST, SHUTDOWN, End, read_frame, transport_for
+from proxy.transports import read_frame, transport_for
 
 LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the receive callback
 
-REPLACED = End(4001, "replaced")
-IDLE = End(4002, "idle")
-SLOW = End(1013, "slow")
-ERROR = End(1011, "error")
-HANDSHAKE = End(1011, "handshake")
-TOO_BIG = End(1009, "error")
-TOO_FAST = End(1008, "error")
-NODE_LOST = End(1012, "node_lost")
-
-_MESSAGES = Stats.counters["total_messages"].place
+_MESSAGES = Stats.total_messages.place
+_RECEIVED = Stats.received_messages.place
 
 logger = logging.getLogger("proxy.session")
 access_logger = logging.getLogger("proxy.access")
@@ -72,7 +65,7 @@ class SessionConsumer(AsyncConsumer):
                 return
             except Exception:
                 logger.exception("connection %s: unexpected error", self.connection)
-                await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error"))
+                await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error", cause="error"))
                 return
             self.transport = transport_for(send)
             self.transport.on_session()
@@ -85,19 +78,20 @@ class SessionConsumer(AsyncConsumer):
                 await self.entry.opened()
                 # A client that has gone must not push a newer connection of its key out.
                 if self.transport.is_gone():
-                    self.leave(HANDSHAKE)
+                    stats.add(Stats.connects["client_gone"])
+                    self.leave(ends.HANDSHAKE)
                 elif await self.join(scope, send) and await self.open(accepted):
                     await self.read(receive)
             except asyncio.CancelledError:
                 # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
-                self.end(SHUTDOWN if self.transport.is_shutting_down() else LOST)
+                self.end(ends.SHUTDOWN if self.transport.is_shutting_down() else ends.LOST)
             except SessionClosed:
-                self.leave(LOST)
+                self.leave(ends.LOST)
             except Exception:
                 logger.exception("connection %s: unexpected error", self.connection)
-                self.end(ERROR)
+                self.end(ends.ERROR)
             finally:
-                self.leave(LOST)
+                self.leave(ends.LOST)
                 self.outbound.drop(None)
                 stats.connections -= 1
                 place.free()  # what the backend must still hear isn't the client's
@@ -108,7 +102,7 @@ class SessionConsumer(AsyncConsumer):
         try:
             await self.membership.join()
         except DeliveryError as error:
-            self.leave(HANDSHAKE)
+            self.leave(ends.HANDSHAKE)
             await handshake.refuse(scope, send, handshake.refusal_for(error))
             return False
         return True
@@ -118,8 +112,10 @@ class SessionConsumer(AsyncConsumer):
         try:
             await self.transport.send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
         except OSError:
-            self.leave(HANDSHAKE)
+            stats.add(Stats.connects["client_gone"])
+            self.leave(ends.HANDSHAKE)
             return False
+        stats.add(Stats.connects["open"])
         self.outbound.open()
         if self.ended:  # replaced, or closed, before it began
             return True
@@ -129,7 +125,7 @@ class SessionConsumer(AsyncConsumer):
         except CallbackError as error:
             stats.connect_errors += 1
             logger.warning("connection %s: closed with 1011: %s", self.connection, error)
-            self.end(HANDSHAKE)
+            self.end(ends.HANDSHAKE)
             return True  # the client's answer to our Close is still to be read
         if accepted.first_frame and not self.ended:
             with contextlib.suppress(SessionClosed):  # how it ended, `read` will hear
@@ -150,12 +146,16 @@ class SessionConsumer(AsyncConsumer):
                 return
             self.last_active = monotonic()
             if pace and not pace.allows(self.last_active):
-                self.end(TOO_FAST)
+                if not self.ended:
+                    stats.add(Stats.received_drops["rate"])
+                self.end(ends.TOO_FAST)
             if self.ended or message["type"] == "websocket.ping":  # our own server shows a client's pings
                 continue
+            stats.slot[_RECEIVED] += 1
             frame = read_frame(message)
             if frame.size > self.options.max_message_size:
-                self.end(TOO_BIG)
+                stats.add(Stats.received_drops["size"])
+                self.end(ends.TOO_BIG)
             elif wanted:
                 self.inbound = self.inbound or Inbound(self.deliver, self.connection)
                 self.inbound.put(frame)
@@ -185,7 +185,7 @@ class SessionConsumer(AsyncConsumer):
         if event["last"]:
             stats.total_messages += 1
         if not self.end(End(event["code"], event["reason"], by_backend=True), event["last"]):
-            self.ended = LOST
+            self.ended = ends.LOST
             raise SessionClosed
         return None
 
@@ -203,17 +203,17 @@ class SessionConsumer(AsyncConsumer):
             self.outbound.drop(None)
             self.transport.abort()
             return
-        self.leave(SLOW)
-        self.outbound.drop(self.transport.close_message(SLOW.code, SLOW.reason))
+        self.leave(ends.SLOW)
+        self.outbound.drop(self.transport.close_message(ends.SLOW.code, ends.SLOW.reason))
 
     def on_replaced(self) -> None:
-        self.end(REPLACED)
+        self.end(ends.REPLACED)
 
     def on_idle(self) -> None:
-        self.end(IDLE)
+        self.end(ends.IDLE)
 
     def on_lost(self) -> None:
-        self.end(NODE_LOST)
+        self.end(ends.NODE_LOST)
 
     def end(self, end: End, last: Message | None = None) -> bool:
         """Close the session from our side: a last frame, if any, and Close. The first end counts.
@@ -239,9 +239,10 @@ class SessionConsumer(AsyncConsumer):
 
     async def clean_up(self) -> None:
         """What the backend must still hear, in order: the client's last frames, then its end."""
-        end = self.ended or LOST
+        end = self.ended or ends.LOST
+        stats.add(Stats.session_ends["backend" if end.by_backend else end.reason])
         reason = "by the backend" if end.by_backend else end.reason
         access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, reason)
         if self.inbound:
-            await self.inbound.end(LAST_FRAMES_LIMIT if end is SHUTDOWN else None)
+            await self.inbound.end(LAST_FRAMES_LIMIT if end is ends.SHUTDOWN else None)
         await self.entry.closed(end.code, end.reason, tell=not end.by_backend)

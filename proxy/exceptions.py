@@ -126,8 +126,11 @@ class ClusterLost(NoAnswer):
 class ConnectRefused(KuiperbeltError):
     """A handshake that ends without a session.
 
-    `headers` and `body` go to the client where the server can send a denial response.
+    `headers` and `body` go to the client where the server can send a denial response. `cause` is what counts it
+    (`Stats.connects`).
     """
+
+    cause = "backend_refused"
 
     def __init__(
         self, status: int, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = (), why: str = ""
@@ -138,9 +141,14 @@ class ConnectRefused(KuiperbeltError):
         self.headers = headers
 
     @classmethod
-    def plain(cls, status: int, text: str, *headers: tuple[bytes, bytes]) -> "ConnectRefused":
+    def plain(
+        cls, status: int, text: str, *headers: tuple[bytes, bytes], cause: str = "bad_request"
+    ) -> "ConnectRefused":
         """A refusal of our own, with one line of text that says why."""
-        return cls(status, f"{text}\n".encode(), ((b"content-type", b"text/plain; charset=utf-8"), *headers), text)
+        head = ((b"content-type", b"text/plain; charset=utf-8"), *headers)
+        refusal = cls(status, f"{text}\n".encode(), head, text)
+        refusal.cause = cause
+        return refusal
 
 
 class CallbackError(KuiperbeltError):

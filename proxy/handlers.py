@@ -18,6 +18,7 @@ from django.urls import resolve
 
 from proxy import conf, protocol
 from proxy.exceptions import ApiError, BodyTooLarge
+from proxy.stats import Stats, stats
 
 API = "kuiperbelt.api"
 """In the `state` of a scope whose request came in at the API's own listener."""
@@ -90,7 +91,7 @@ class ProxyHandler:
         options = conf.options()
         pushes = (options.send_path, options.close_path, options.batch_path)
         others = (options.connect_path, options.stats_path, options.ping_path, options.ready_path)
-        paths = (*pushes, *others, options.sessions_path)
+        paths = (*pushes, *others, options.metrics_path, options.sessions_path)
         # Their paths have no parameters, so each is resolved once.
         self._views: dict[str, View] = {path: resolve(path, "proxy.urls").func for path in paths}
         # Below this path, each key of a session is one.
@@ -131,6 +132,7 @@ class ProxyHandler:
         except ClientHungUp:
             return
         except ApiError as error:
+            stats.add(Stats.api_refusals[str(error.status)])
             response = HttpResponse(
                 protocol.refusal_body(str(error)),
                 status=error.status,
@@ -141,6 +143,7 @@ class ProxyHandler:
             response = HttpResponse(protocol.refusal_body("shutting down"), status=503, content_type=protocol.JSON)
         except Exception:
             logger.exception("%s %s: unexpected error", scope["method"], self._in_log(scope["path"]))
+            stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         if isinstance(response, StreamingHttpResponse):

@@ -14,7 +14,7 @@ from proxy.endpoint import endpoint_for
 from proxy.exceptions import BackendBusy, CallbackError, ConnectRefused, DeliveryError, SessionTaken
 from proxy.limits import Place
 from proxy.origins import origin_allowed
-from proxy.stats import stats
+from proxy.stats import Stats, stats
 
 MAX_HEADERS = 100  # what prefork servers take
 MAX_HEADER_BYTES = 32 * 1024  # of all headers together
@@ -33,9 +33,10 @@ async def authenticate(scope: dict[str, Any], connection: str, place: Place, opt
     if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         raise ConnectRefused.plain(431, f"expected at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together")
     if not origin_allowed(headers, options.origin_policy.name, options.origin_policy.listed):
-        raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)")
+        raise ConnectRefused.plain(403, "Origin is not allowed (origin_policy)", cause="origin")
     if drain.begun:
-        raise ConnectRefused.plain(503, "this process ends, another one will take you", (b"retry-after", b"1"))
+        retry_after = (b"retry-after", b"1")
+        raise ConnectRefused.plain(503, "this process ends, another one will take you", retry_after, cause="draining")
     client = (scope.get("client") or ("",))[0]
     peer = forwarding.peer(headers, client, scope.get("scheme", "ws"), options.trusted_proxies)
     place.take(peer.address(options.trusted_proxies), options)
@@ -53,22 +54,24 @@ async def authenticate(scope: dict[str, Any], connection: str, place: Place, opt
     try:
         return await callbacks.client().connect(sent, scope["query_string"], offered)
     except BackendBusy as error:
-        retry_after = (b"retry-after", str(error.retry_after).encode())
-        raise ConnectRefused.plain(503, "the backend is busy", retry_after) from error
+        busy_for = (b"retry-after", str(error.retry_after).encode())
+        raise ConnectRefused.plain(503, "the backend is busy", busy_for, cause="backend_busy") from error
     except CallbackError as error:
         logger.warning("connection %s: refused with 502: %s", connection, error)
-        raise ConnectRefused.plain(502, "Bad Gateway") from error
+        raise ConnectRefused.plain(502, "Bad Gateway", cause="backend_failed") from error
 
 
 def refusal_for(error: DeliveryError) -> ConnectRefused:
     """The answer to a client that the backend has accepted, but that can't have the session."""
     if isinstance(error, SessionTaken):
-        return ConnectRefused.plain(409, "the session is connected already (duplicate_session)")
+        text = "the session is connected already (duplicate_session)"
+        return ConnectRefused.plain(409, text, cause="session_taken")
     return _unreachable()
 
 
 def _unreachable() -> ConnectRefused:
-    return ConnectRefused.plain(503, "the cluster's Redis can't be reached", (b"retry-after", b"1"))
+    retry_after = (b"retry-after", b"1")
+    return ConnectRefused.plain(503, "the cluster's Redis can't be reached", retry_after, cause="cluster_unreachable")
 
 
 async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
@@ -87,4 +90,5 @@ def count_refusal(refusal: ConnectRefused) -> None:
     """A handshake ends without a session: counters and access log."""
     if refusal.status != 403:
         stats.connect_errors += 1
+    stats.add(Stats.connects[refusal.cause])
     access_logger.info("handshake refused: %s", refusal)

@@ -36,6 +36,7 @@ class Inbound:
     def put(self, frame: Frame) -> None:
         """Take a frame. Wait for `room` before the next one when this makes it full."""
         self._queue.append(frame)
+        stats.received_waiting += 1
         self._size += frame.size
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -72,9 +73,11 @@ class Inbound:
                 if self._ended:
                     break
             self._queue.popleft()
+            stats.received_waiting -= 1
             self._size -= frame.size
             if self._room and not self.full:
                 self._room.set()
                 self._room = None
+        stats.received_waiting -= len(self._queue)
         self._queue.clear()
         self._task = None

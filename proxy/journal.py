@@ -9,6 +9,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from itertools import islice
+from time import monotonic
 from uuid import UUID
 
 from django.db import DataError, IntegrityError
@@ -77,8 +79,9 @@ class Journal:
         self._database = database
         self._node = node
         self._on_dead = on_dead
-        self.rows: dict[Row, None] = {}
-        self._batch: dict[Row, None] = {}
+        # Since when each waits, by the monotonic clock.
+        self.rows: dict[Row, float] = {}
+        self._batch: dict[Row, float] = {}
         self._limit = BATCH
         self._writer: asyncio.Task[None] | None = None
         self._full = False
@@ -96,6 +99,15 @@ class Journal:
         """Does the database say what the row says?"""
         return row not in self.rows and row not in self._batch
 
+    def backlog(self) -> int:
+        """How many rows aren't written yet."""
+        return len(self.rows) + len(self._batch)
+
+    def lag(self) -> float:
+        """Seconds for which the oldest of them has waited."""
+        since = next(iter((self._batch or self.rows).values()), None)
+        return 0.0 if since is None else monotonic() - since
+
     def put(self, row: Row) -> bool:
         """The same without waiting; False if there is no room."""
         if row.done and row.stored is Stored.NO and row not in self._batch:
@@ -107,7 +119,7 @@ class Journal:
             logger.error("%d rows wait for the database%s", len(self.rows), ": there is no room for more" * full)
         if full:
             return False
-        self.rows[row] = None
+        self.rows.setdefault(row, monotonic())
         self.go()
         return True
 
@@ -149,22 +161,23 @@ class Journal:
                 delay = 0.0
 
     async def _write(self, node: UUID) -> None:
-        batch = [row for row, _ in zip(self.rows, range(self._limit), strict=False)]
+        batch = dict(islice(self.rows.items(), self._limit))
         changes = [row.change() for row in batch]
         for row in batch:
             del self.rows[row]
             if row.facts and row.stored is Stored.NO:
                 row.stored = Stored.MAYBE
-        self._batch = dict.fromkeys(batch)
+        self._batch = batch
         try:
             await self._database.run(lambda: store.write(node, changes))
         except BaseException as error:
             self._batch = {}
             if isinstance(error, DataError | IntegrityError) and len(batch) == 1:
-                logger.exception("connection %s: its row can't be written", batch[0].connection)
-                batch[0].release()
+                (row,) = batch
+                logger.exception("connection %s: its row can't be written", row.connection)
+                row.release()
             else:
-                self.rows = dict.fromkeys([*batch, *self.rows])
+                self.rows = {**batch, **self.rows, **batch}
             raise
         self._batch = {}
         self._limit = BATCH

@@ -158,6 +158,14 @@ class LocalChannelLayer(BaseChannelLayer):
         """What keeps it from doing all its work, now."""
         return []
 
+    def links(self) -> tuple[int, int]:
+        """How many connections to what it needs there are, and how many are missing."""
+        return 0, 0
+
+    def under_way(self) -> int:
+        """How many requests to other processes wait for their answers."""
+        return 0
+
     def is_unreachable(self) -> bool:
         """Is nobody to be reached, so that no session can begin?"""
         return False

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy import callbacks, conf, delivery, registry
+from proxy import callbacks, conf, delivery, registry, sampler
 from proxy.drain import drain
 
 # Seconds that the end of the process waits for what sessions still have to tell the backend.
@@ -33,6 +33,7 @@ async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await delivery.start()
     await registry.start(scope)
+    sampler.begin()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await _finish()
@@ -105,6 +106,7 @@ def watch_daphne() -> None:
 
     reactor.addSystemEventTrigger("before", "shutdown", end)
     reactor.callWhenRunning(take_sigterm)  # Twisted has taken it then
+    reactor.callWhenRunning(lambda: reactor.callLater(0, sampler.begin))  # a turn later, on the event loop
 
 
 def _end_session(session: "asyncio.Task[Any]") -> None:

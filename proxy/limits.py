@@ -72,15 +72,16 @@ class Place:
         """
         whole = self._whole
         if options.max_connections and whole.total >= options.max_connections:
-            raise _refusal("there are too many connections (max_connections)")
+            raise _refusal("there are too many connections (max_connections)", "max_connections")
         capped = options.max_connections_per_address
         network = _network(address) if capped and address else ""
         if network and whole.by_address.get(network, 0) >= capped:
-            raise _refusal("your address has too many connections (max_connections_per_address)")
+            name = "max_connections_per_address"
+            raise _refusal(f"your address has too many connections ({name})", name)
         if options.connect_rate != whole.handshakes.rate:
             whole.handshakes = Pace(options.connect_rate)
         if not whole.handshakes.allows(monotonic()):
-            raise _refusal("there are too many handshakes at once (connect_rate)")
+            raise _refusal("there are too many handshakes at once (connect_rate)", "connect_rate")
         self._taken = True
         whole.total += 1
         if network:
@@ -112,6 +113,6 @@ def _network(address: str) -> str:
         return plain
 
 
-def _refusal(why: str) -> ConnectRefused:
+def _refusal(why: str, cause: str) -> ConnectRefused:
     seconds = random.randint(1, RETRY_WITHIN)  # nothing secret  # noqa: S311  # nosec B311
-    return ConnectRefused.plain(503, why, (b"retry-after", b"%d" % seconds))
+    return ConnectRefused.plain(503, why, (b"retry-after", b"%d" % seconds), cause=cause)

@@ -1,23 +1,16 @@
 """Every option, in one place: name, variable, default, meaning. `conf` reads them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from proxy import values
 from proxy.ca_file import ca_file
 from proxy.forwarding import Network
 from proxy.key_file import KeyFile, key_file, signing_key_file, signing_keys
-
-
-def option(key: str, variable: str, parse: Callable[[Any], Any], default: Any, meaning: str) -> Any:
-    """Declare an option: its YAML key, its environment variable, how it is read, and what it means."""
-    metadata = {"key": key, "variable": variable, "parse": parse, "meaning": meaning}
-    return field(default=default, metadata=metadata)
+from proxy.paths import Paths, option
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Paths):
     """The whole configuration (contract: Configuration). Durations are seconds, sizes are bytes."""
 
     port: int = option("port", "EKBO_PORT", values.port, 9180, "TCP port to listen on; 0 takes a free one")
@@ -29,18 +22,6 @@ class Options:
         "tls_cert", "EKBO_TLS_CERT", values.text, "", "certificate chain, PEM: clients connect by TLS"
     )
     tls_key: str = option("tls_key", "EKBO_TLS_KEY", values.text, "", "its private key, PEM, without passphrase")
-    connect_path: str = option("path.connect", "EKBO_CONNECT_PATH", values.path, "/connect", "where clients connect")
-    send_path: str = option("path.send", "EKBO_SEND_PATH", values.path, "/send", "where the backend pushes")
-    close_path: str = option("path.close", "EKBO_CLOSE_PATH", values.path, "/close", "where the backend closes")
-    batch_path: str = option(
-        "path.batch", "EKBO_BATCH_PATH", values.path, "/batch", "where the backend pushes many at once"
-    )
-    stats_path: str = option("path.stats", "EKBO_STATS_PATH", values.path, "/stats", "counters for monitoring")
-    ping_path: str = option("path.ping", "EKBO_PING_PATH", values.path, "/ping", "is the process alive?")
-    ready_path: str = option("path.ready", "EKBO_READY_PATH", values.path, "/ready", "can it do all its work?")
-    sessions_path: str = option(
-        "path.sessions", "EKBO_SESSIONS_PATH", values.path, "/sessions", "where the backend asks who is connected"
-    )
     connect_callback: str = option(
         "callback.connect", "EKBO_CONNECT_CALLBACK_URL", values.url, "", "asked whether a client may connect; required"
     )

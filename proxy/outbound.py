@@ -138,6 +138,7 @@ class Outbound:
             self._backlog.writer = asyncio.create_task(self._drain(self._backlog, rest, size))
 
     async def _drain(self, backlog: _Backlog, rest: Awaitable[None], size: int) -> None:
+        stats.blocked_sessions += 1
         try:
             async with asyncio.timeout(self._options.blocked_timeout) as limit:
                 await rest
@@ -156,6 +157,8 @@ class Outbound:
         else:
             if self._backlog is backlog:
                 self._backlog = None
+        finally:
+            stats.blocked_sessions -= 1
 
     def _next(self, backlog: _Backlog) -> tuple[Message, int] | None:
         """The next message to write; senders that waited move up into the room that this makes."""

@@ -20,10 +20,13 @@ from proxy.exceptions import ApiError
 from proxy.handlers import API
 from proxy.http_keepalive import KeptAlive
 from proxy.protocol import Headers
-from proxy.pushes import Head, Push
+from proxy.pushes import Head, Push, Tally
 from proxy.repeated_head import RepeatedHead, learn
+from proxy.stats import Stats, stats
 
 MAX_LESSONS = 3  # heads of a connection that are learnt in vain before it is taken to have no usual one
+
+_TALLIES = pushes.tallies("push_lane")
 
 logger = logging.getLogger("proxy.api")
 access_logger = logging.getLogger("proxy.access")
@@ -216,19 +219,19 @@ class PushLane(KeptAlive):
             self._failed()
         else:
             if isinstance(begun, Delivery):
-                self._answer(*pushes.answer(begun))
+                self._answer(*_TALLIES[push].answer(begun, keys))
             else:
-                self._wait(begun)
+                self._wait(begun, _TALLIES[push], keys)
 
     # What can't be finished on the spot. Until it is, uvicorn queues further requests.
 
-    def _wait(self, rest: Pending | Awaitable[Begun]) -> None:
+    def _wait(self, rest: Pending | Awaitable[Begun], tally: Tally, keys: list[str]) -> None:
         waiting: Any = Waiting(self.url, self._started)
         self.cycle = waiting
         if isinstance(rest, Pending):
-            rest.when_done(lambda done: self._answer(*pushes.answer(done), waiting))
+            rest.when_done(lambda done: self._answer(*tally.answer(done, keys), waiting))
             return
-        self._run(self._finish(waiting, rest))
+        self._run(self._finish(waiting, rest, tally, keys))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """As a task that uvicorn knows, and cancels when the server ends and it takes too long."""
@@ -242,9 +245,9 @@ class PushLane(KeptAlive):
         except asyncio.CancelledError:
             self._answer(503, protocol.refusal_body("shutting down"), waiting)
 
-    async def _finish(self, waiting: Waiting, rest: Awaitable[Begun]) -> None:
+    async def _finish(self, waiting: Waiting, rest: Awaitable[Begun], tally: Tally, keys: list[str]) -> None:
         try:
-            status, body = pushes.answer(await delivery.end_of(await rest))
+            status, body = tally.answer(await delivery.end_of(await rest), keys)
         except asyncio.CancelledError:  # the server ends and this took too long
             status, body = 503, protocol.refusal_body("shutting down")
         except Exception:
@@ -256,6 +259,7 @@ class PushLane(KeptAlive):
 
     def _failed(self, waiting: Waiting | None = None) -> None:
         logger.exception("POST %s: unexpected error", (waiting.url if waiting else self.url).decode())
+        stats.add(Stats.api_refusals["500"])
         self._answer(500, b'{"result":"NG"}', waiting)
 
     def _answer(self, status: int, body: bytes, waiting: Waiting | None = None) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from proxy import delivery, protocol
+from proxy import delivery, exceptions, protocol
 from proxy.access import admit_peer
 from proxy.conf import Options
 from proxy.delivery import Begun, Delivery
 from proxy.exceptions import BadRequest, MethodNotAllowed
 from proxy.forwarding import tells_origin
 from proxy.protocol import Frame, Headers
+from proxy.stats import Stats, stats
 
 
 class Head:
@@ -70,6 +71,43 @@ def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, B
 
 
 _VERBS: dict[Push, str] = {send: "send", close: "close"}
+_RESULTS: dict[str, str] = {
+    exceptions.SessionNotFound.text: "not_found",
+    exceptions.SessionClosed.text: "closed",
+    exceptions.SendTimeout.text: "timeout",
+    exceptions.ClusterUnreachable.text: "unreachable",
+    exceptions.NoAnswer.text: "no_answer",
+}
+"""What `Stats.pushes` calls a failure of this text."""
+
+
+def tallies(lane: str) -> "dict[Push, Tally]":
+    """Who counts what comes in this way."""
+    return {push: Tally(push, lane) for push in (send, close)}
+
+
+class Tally:
+    """Counts pushes of one verb that came in one way."""
+
+    __slots__ = ("_is_close", "_ok", "_places")
+
+    def __init__(self, push: Push, lane: str) -> None:
+        verb = _VERBS[push]
+        self._is_close = push is close
+        self._places = {result: Stats.pushes[verb, lane, result] for result in (*_RESULTS.values(), "refused")}
+        self._ok = Stats.pushes[verb, lane, "ok"]
+
+    def answer(self, done: Delivery, keys: Sequence[str]) -> tuple[int, bytes]:
+        """Count how a push for these sessions ended, and say it: `answer`."""
+        asked = len(set(keys)) if self._is_close else len(keys)
+        if done.failures:
+            for failure in done.failures:
+                stats.add(self._places[_RESULTS[failure.error]])
+            rest = self._places["refused"] if done.refused else self._ok
+            stats.slot[rest] += asked - len(done.failures)
+        else:
+            stats.slot[self._ok] += asked
+        return answer(done)
 
 
 def answer(done: Delivery) -> tuple[int, bytes]:

@@ -17,12 +17,14 @@ from redis.exceptions import RedisError
 
 from proxy.exceptions import ClusterLost, ClusterUnreachable
 from proxy.link import LOST, Link, OnReply
-from proxy.stats import stats
+from proxy.stats import Stats, stats
 
 PROBE_PERIOD = 5.0  # seconds
 RETRY_DELAYS = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts to connect; the last one for all further ones
 SUBSCRIBE_BATCH = 1000  # channels in one command
 COUNT_BATCH = 500
+
+_ROUND_TRIP = Stats.redis_round_trip[()]
 
 logger = logging.getLogger("proxy.cluster")
 
@@ -169,11 +171,14 @@ class RedisConnection:
             await asyncio.wait([self._lost], timeout=PROBE_PERIOD)
             if self._lost.done():
                 raise ConnectionError(self._lost.result())
+            began = monotonic()
             back = self.probe()
             ends: list[asyncio.Future[Any]] = [back, self._lost]
             await asyncio.wait(ends, timeout=2 * self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if not back.done() and not self._lost.done():
                 raise ConnectionError("what is published doesn't come back")
+            if back.done():
+                stats.observe(_ROUND_TRIP, monotonic() - began)
             await self._check_master()
 
     async def _check_master(self) -> None:

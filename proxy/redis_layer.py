@@ -58,6 +58,10 @@ class RedisLayer(LocalChannelLayer):
         await asyncio.wait([shard.tried for shard in self._shards])
         self.started = True
 
+    def links(self) -> tuple[int, int]:
+        missing = len(self.problems())
+        return len(self._shards) - missing, missing
+
     def problems(self) -> list[str]:
         return [problem for shard in self._shards if (problem := shard.problem())]
 

@@ -173,6 +173,11 @@ def current(scope: Mapping[str, Any]) -> Registry | None:
     return found
 
 
+def running() -> Registry | None:
+    """The running event loop's registry, if it has begun."""
+    return _registries.get(asyncio.get_running_loop())
+
+
 async def start(scope: Mapping[str, Any]) -> list[str]:
     """Begin, if that isn't done; what is wrong with it, in words."""
     registry = current(scope)

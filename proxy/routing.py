@@ -16,7 +16,7 @@ class NotFoundConsumer(AsyncConsumer):
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         stats.total_connections += 1
         await receive()  # websocket.connect
-        await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found"))
+        await handshake.refuse(scope, send, ConnectRefused.plain(404, "not found", cause="not_found"))
 
 
 async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -15,8 +15,8 @@ from django.utils.crypto import salted_hmac
 
 from proxy.exceptions import Forbidden, Unauthorized, Unavailable
 
-VERBS = ("send", "close", "list")
-"""What a token can allow: POST /send, POST /close, /sessions."""
+VERBS = ("send", "close", "list", "metrics")
+"""What a token can allow: POST /send, POST /close, /sessions, /metrics."""
 
 VERSION = 1
 MAX_SIZE = 2048  # characters; ours have at most 900

@@ -9,29 +9,15 @@ The consumer and its Outbound use a Transport instead of asking which server the
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from proxy import lifespan
+from proxy.ends import LOST, End
 from proxy.protocol import Frame, Message
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
 _PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1009})
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a session ended: the close callback's code and reason (contract: Callbacks)."""
-
-    code: int
-    reason: str
-    by_backend: bool = False
-    """Ended by POST /close, so the backend isn't told."""
-
-
-LOST = End(1006, "lost")
-SHUTDOWN = End(1012, "shutdown")
 
 
 def read_frame(message: Message) -> Frame:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from proxy import batch, conf, reconcile, views
+from proxy import batch, conf, metrics, reconcile, views
 
 _options = conf.options()
 
@@ -14,6 +14,7 @@ urlpatterns = [
     path(_options.ping_path.removeprefix("/"), views.ping),
     path(_options.ready_path.removeprefix("/"), views.ready),
     path(_options.stats_path.removeprefix("/"), views.show_stats),
+    path(_options.metrics_path.removeprefix("/"), metrics.metrics),
     path(_options.sessions_path.removeprefix("/"), reconcile.sessions),
     path(f"{_options.sessions_path.strip('/')}/<path:key>".removeprefix("/"), reconcile.session),
 ]

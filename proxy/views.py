@@ -12,7 +12,9 @@ from proxy import conf, delivery, protocol, pushes, registry
 from proxy.drain import drain
 from proxy.handlers import ProxyRequest
 from proxy.pushes import Head, Push
-from proxy.stats import stats
+from proxy.stats import Stats, stats
+
+_TALLIES = pushes.tallies("view")
 
 # The answer of nearly every request; nothing changes a response after its view.
 _OK = HttpResponse(protocol.OK_BODY, content_type=protocol.JSON)
@@ -33,7 +35,8 @@ async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     head = Head(request.scope["headers"], options.session_header_name)
     keys = head.admitted_keys(request.scope, options, push)
     body = await request.read_body(options.max_body_size)
-    status, content = pushes.answer(await delivery.end_of(await push(keys, body, head)))
+    done = await delivery.end_of(await push(keys, body, head))
+    status, content = _TALLIES[push].answer(done, keys)
     if content is protocol.OK_BODY:
         return _OK
     return HttpResponse(content, status=status, content_type=protocol.JSON)
@@ -43,6 +46,7 @@ async def connect(request: ProxyRequest) -> HttpResponse:
     """{path.connect} without a WebSocket handshake (contract: GET connect 1)."""
     stats.total_connections += 1
     stats.connect_errors += 1
+    stats.add(Stats.connects["bad_request"])
     return HttpResponse(
         "this is a WebSocket: expected a GET with Upgrade: websocket\n",
         status=426,

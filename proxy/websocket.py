@@ -15,13 +15,14 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from proxy import rfc6455
+from proxy.ends import LOST, SHUTDOWN, End
 from proxy.exceptions import ConnectRefused
 from proxy.flow import FlowControlled
 from proxy.handshake import count_refusal
 from proxy.keepalive import KeepAlive, Pinged
 from proxy.protocol import Headers, Message
 from proxy.stats import stats
-from proxy.transports import LOST, SHUTDOWN, ConnectionGone, End
+from proxy.transports import ConnectionGone
 
 MAX_EARLY_BYTES = 1 << 16  # sent by a client before the 101, which it shouldn't do
 

@@ -17,7 +17,12 @@ class Answer:
 
 
 async def ask(
-    method: str, target: str, *headers: tuple[bytes, bytes], body: Sequence[bytes] = (b"",), hang_up: bool = False
+    method: str,
+    target: str,
+    *headers: tuple[bytes, bytes],
+    body: Sequence[bytes] = (b"",),
+    hang_up: bool = False,
+    peer: str = "127.0.0.1",
 ) -> Answer | None:
     """One request through the handler; None when it sent no answer."""
     path, _, query = target.partition("?")
@@ -27,7 +32,7 @@ async def ask(
         "path": path,
         "query_string": query.encode(),
         "headers": list(headers),
-        "client": ("127.0.0.1", 5),
+        "client": (peer, 5),
         "server": ("127.0.0.1", 9180),
         "scheme": "http",
     }

@@ -78,8 +78,12 @@ async def test_a_locked_database_is_not_waited_for_and_catches_up(setting: Setti
         gone.done = True
         setting.journal.put(gone)  # never written, so there is nothing to write any more
         assert list(setting.journal.rows) == [second]
+        assert setting.journal.backlog() == 2
+        await asyncio.sleep(0.1)
+        assert 0.1 <= setting.journal.lag() < 5
         lock.execute("ROLLBACK")
     await setting.journal.drain()
+    assert (setting.journal.backlog(), setting.journal.lag()) == (0, 0.0)
     assert setting.keys() == ["first", "second"]
 
 

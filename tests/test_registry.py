@@ -206,8 +206,9 @@ async def test_a_locked_database_stops_nothing(servers: Servers, backend: Backen
 
                 await until(caught_up, "all rows")
                 assert (await request(server, "GET", "/ready")).body == OK
-    await backend.until(lambda: all(backend.seen("/close", key) for key in while_locked), "their ends")
-    assert reasons(backend, [before, short, *while_locked]) == {"client": 22}
+    everybody = [before, short, *while_locked]
+    await backend.until(lambda: all(backend.seen("/close", key) for key in everybody), "their ends")
+    assert reasons(backend, everybody) == {"client": 22}
 
 
 async def test_postgresql_that_goes_and_comes_back(servers: Servers, backend: Backend, fresh: Fresh) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 
-from proxy.stats import Stats
+from proxy.stats import BUCKETS, Stats
 
 
 def counted() -> Stats:
@@ -47,14 +47,10 @@ def test_counters_are_plain_numbers_to_their_users() -> None:
     assert (stats.connections, stats.link_gap_ms) == (1, 1 << 40)
 
 
-def test_every_counter_has_a_meaning() -> None:
-    assert [name for name, counter in Stats.counters.items() if not counter.meaning] == []
-    assert [name for name, counter in Stats.counters.items() if counter.gauge] == [
-        "connections",
-        "closing_connections",
-        "callbacks_waiting",
-        "backends_failing",
-    ]
+def test_every_number_has_a_meaning_and_a_place_of_its_own() -> None:
+    assert [numbers.name for numbers in Stats.numbers if not numbers.meaning] == []
+    taken = [place + i for numbers in Stats.numbers for place in numbers.places.values() for i in range(numbers.width)]
+    assert taken == list(range(Stats.width))
 
 
 def test_totals_are_over_all_slots() -> None:
@@ -81,3 +77,17 @@ def test_what_a_dead_process_had_under_way_is_gone_and_what_it_did_stays() -> No
     totals = stats.totals()
     assert (totals["connections"], totals["closing_connections"], totals["total_connections"]) == (1, 2, 6)
     assert stats.connections == 0
+
+
+def test_of_ages_the_greatest_counts() -> None:
+    stats = Stats()
+    stats.share(2)
+    for number, age in enumerate((7, 3)):
+        stats.use_slot(number)
+        stats.registry_lag_ms = age
+        stats.observe(Stats.loop_lag[()], 0.02)
+    assert stats.totals()["registry_lag_ms"] == 7
+    stats.clear_gauges(0)
+    assert stats.totals()["registry_lag_ms"] == 3
+    first = Stats.loop_lag[()]
+    assert sum(stats.read()[first : first + len(BUCKETS) + 1]) == 2

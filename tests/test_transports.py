@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from proxy.ends import LOST, SHUTDOWN, End
 from proxy.protocol import Frame
-from proxy.transports import LOST, SHUTDOWN, DaphneTransport, End, OwnTransport, Transport, read_frame, transport_for
+from proxy.transports import DaphneTransport, OwnTransport, Transport, read_frame, transport_for
 
 
 class Protocol:

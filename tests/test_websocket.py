@@ -15,8 +15,8 @@ from websockets.exceptions import InvalidStatus
 
 from proxy import flow, keepalive
 from proxy.conf import Options
+from proxy.ends import LOST, SHUTDOWN, End
 from proxy.server import uvicorn_config
-from proxy.transports import LOST, SHUTDOWN, End
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 

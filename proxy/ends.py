@@ -1,0 +1,25 @@
+"""How sessions end: code and reason, as the close callback tells them (README: Callbacks)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a session ended: the close callback's code and reason."""
+
+    code: int
+    reason: str
+    by_backend: bool = False
+    """Ended by POST /close, so the backend isn't told."""
+
+
+LOST = End(1006, "lost")
+SHUTDOWN = End(1012, "shutdown")
+REPLACED = End(4001, "replaced")
+IDLE = End(4002, "idle")
+SLOW = End(1013, "slow")
+ERROR = End(1011, "error")
+HANDSHAKE = End(1011, "handshake")
+TOO_BIG = End(1009, "error")
+TOO_FAST = End(1008, "error")
+NODE_LOST = End(1012, "node_lost")

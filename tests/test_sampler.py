@@ -1,0 +1,29 @@
+"""What is looked at every second; that it is served is in test_metrics.py."""
+
+import asyncio
+import time
+
+from proxy import sampler
+from proxy.stats import BUCKETS, Stats, stats
+
+
+async def test_a_loop_that_stood_still_is_late() -> None:
+    """A second `begin` begins nothing."""
+    sampler.begin()
+    sampler.begin()
+    place = Stats.loop_lag[()]
+    width = len(BUCKETS) + 1
+
+    def looks() -> list[int]:
+        return list(stats.slot[place : place + width])
+
+    assert stats.workers == 1
+    before = looks()
+    await asyncio.sleep(sampler.PERIOD + 0.2)
+    assert sum(looks()) == sum(before) + 1
+    before = looks()
+    time.sleep(sampler.PERIOD + 0.3)  # noqa: ASYNC251  that is what it's about
+    await asyncio.sleep(0.05)
+    late = [now - then for now, then in zip(looks(), before, strict=True)]
+    assert sum(late) == 1
+    assert BUCKETS[late.index(1)] in (0.5, 1.0)
