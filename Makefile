@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test history steady kills coverage lint audit format bench bench-peers bench-cluster demo lock clean
+.PHONY: help run test faults history steady kills soak idle coverage lint audit format bench bench-peers bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,10 @@ run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backe
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
+faults: $(VENV)/dev.stamp ## the fault table of docs/faults.md, one line for each row; FAULTS_ROUNDS=full
+	sh tests/system-tools.sh
+	$(BIN)/python -m tests.evidence $(PYTEST_ARGS)
 
 history: $(VENV)/dev.stamp ## clusters under random faults, judged by a checker; HISTORY_SECONDS, HISTORY_SEED
 	sh tests/system-tools.sh
@@ -32,6 +36,14 @@ kills: $(VENV)/dev.stamp ## one of two nodes killed under load, again and again;
 	sh tests/system-tools.sh
 	KILL_ROUNDS=$${KILL_ROUNDS:-20} KILL_NODE_TIMEOUT=$${KILL_NODE_TIMEOUT:-30s} \
 		$(BIN)/python -m pytest -s tests/test_node_kills.py $(PYTEST_ARGS)
+
+soak: $(VENV)/dev.stamp ## two nodes whose clients come and go for two hours: does anything pile up? SOAK_SECONDS, SOAK_CONNECTIONS
+	sh tests/system-tools.sh
+	SOAK_SECONDS=$${SOAK_SECONDS:-7200} SOAK_CONNECTIONS=$${SOAK_CONNECTIONS:-500} \
+		$(BIN)/python -m pytest -s tests/test_soak.py $(PYTEST_ARGS)
+
+idle: $(VENV)/dev.stamp ## 10,000 connections that do nothing for an hour: CPU and memory of each; IDLE_CONNECTIONS, IDLE_SECONDS
+	$(BIN)/python -m bench idle --connections $${IDLE_CONNECTIONS:-10000} --seconds $${IDLE_SECONDS:-3600} --settle 60
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

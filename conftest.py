@@ -6,6 +6,7 @@ import tempfile
 import django
 from hypothesis import settings
 
+pytest_plugins = ["tests.evidence"]
 settings.register_profile("shared machine", deadline=None)  # two processes of tests take turns
 settings.load_profile("shared machine")
 for name in [name for name in os.environ if name.startswith("EKBO_")]:

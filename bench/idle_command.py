@@ -1,11 +1,13 @@
-"""`python -m bench idle`: the CPU share of a node whose connections do nothing, with the registry on and off.
+"""`python -m bench idle`: CPU and memory of a node whose connections do nothing, with the registry on and off.
 
-What the registry's heartbeat and samples cost is the difference; each connection's own pings are in both.
+What the registry's heartbeat and samples cost is the difference; each connection's own pings are in both. Memory (PSS)
+of a connection is taken before that time and after it: it must not have grown. `make idle` is the long form.
 """
 
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 
 from . import options
 from .report import table
@@ -15,6 +17,7 @@ from .work import Plan
 
 NAMES = ("ours-uvicorn", "ours-registry")
 GOAL = 1.0  # percent of one core, at 1,000 connections
+GROWTH = 1.0  # percent of the memory of a connection (docs/faults.md)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -27,14 +30,41 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def share(name: str, connections: int, settle: float, seconds: float) -> float:
-    """Return the percentage of one core that a system needs for idle connections."""
+@dataclass(frozen=True)
+class Idle:
+    """What was seen of a system: percent of one core; KiB of memory for each connection, at first and later."""
+
+    cpu: float
+    at_first: float
+    later: float
+
+    @property
+    def growth(self) -> float:
+        """Percent."""
+        return 100 * (self.later - self.at_first) / (self.at_first or 1)
+
+
+def observe(name: str, connections: int, settle: float, seconds: float) -> Idle:
+    """Open the connections, let them settle, and look for so long."""
     with started(SYSTEMS[name], Plan(connections=connections)) as stage:
+        empty = stage.memory()
         stage.open(connections)
         time.sleep(settle)
-        began, cpu = time.monotonic(), stage.cpu()
+        began, cpu, at_first = time.monotonic(), stage.cpu(), stage.memory()
         time.sleep(seconds)
-        return 100 * (stage.cpu() - cpu) / (time.monotonic() - began)
+        share = 100 * (stage.cpu() - cpu) / (time.monotonic() - began)
+        return Idle(share, (at_first - empty) / connections, (stage.memory() - empty) / connections)
+
+
+def verdict(met: bool) -> str:
+    """In words."""
+    return "met" if met else "**not met**"
+
+
+def memory_row(name: str, idle: Idle) -> list[str]:
+    """A row of the table of memory."""
+    growth = f"{idle.growth:+.2f} %, {verdict(idle.growth <= GROWTH)}"
+    return [name, f"{idle.at_first:.2f} KiB", f"{idle.later:.2f} KiB", growth]
 
 
 def main(arguments: list[str]) -> int:
@@ -42,12 +72,14 @@ def main(arguments: list[str]) -> int:
     found = parse(arguments)
 
     def work() -> None:
-        off, on = (share(name, found.connections, found.settle, found.seconds) for name in NAMES)
-        rows = [["registry off", f"{off:.2f} %"], ["registry on", f"{on:.2f} %"]]
-        cost = max(0.0, on - off)
-        verdict = "met" if cost <= GOAL else "**not met**"
-        rows.append(["heartbeat and samples", f"{cost:.2f} % (goal: at most {GOAL:g} %, {verdict})"])
+        off, on = (observe(name, found.connections, found.settle, found.seconds) for name in NAMES)
+        cost = max(0.0, on.cpu - off.cpu)
+        rows = [["registry off", f"{off.cpu:.2f} %"], ["registry on", f"{on.cpu:.2f} %"]]
+        rows.append(["heartbeat and samples", f"{cost:.2f} % (goal: at most {GOAL:g} %, {verdict(cost <= GOAL)})"])
         print("\n".join(table([f"CPU of a node with {found.connections:,} idle connections", "of one core"], rows)))
+        head = ["memory of a connection", "at first", f"after {found.seconds:g} s", f"goal: at most +{GROWTH:g} %"]
+        rows = [memory_row("registry off", off), memory_row("registry on", on)]
+        print("\n".join(["", *table(head, rows)]))
         print(f"{found.seconds:g} s each, after {found.settle:g} s of rest", file=sys.stderr)
 
     return options.status_of(work)

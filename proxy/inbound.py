@@ -20,12 +20,15 @@ logger = logging.getLogger("proxy.receive")
 
 
 class Inbound:
-    """Hands frames to `deliver` in a task that lives only while there are some."""
+    """Hands frames to `deliver` in a task that lives only while there are some; calls `on_error` if that has a bug."""
 
-    __slots__ = ("_connection", "_deliver", "_ended", "_queue", "_room", "_size", "_task")
+    __slots__ = ("_connection", "_deliver", "_ended", "_on_error", "_queue", "_room", "_size", "_task")
 
-    def __init__(self, deliver: Callable[[Frame], Awaitable[None]], connection: str) -> None:
+    def __init__(
+        self, deliver: Callable[[Frame], Awaitable[None]], connection: str, on_error: Callable[[], None]
+    ) -> None:
         self._deliver = deliver
+        self._on_error = on_error
         self._connection = connection
         self._queue: deque[Frame] = deque()
         self._size = 0
@@ -72,6 +75,10 @@ class Inbound:
                     logger.warning("connection %s: receive callback failed: %s", self._connection, error)
                 if self._ended:
                     break
+            except Exception:
+                logger.exception("connection %s: unexpected error", self._connection)
+                self._on_error()
+                break
             self._queue.popleft()
             stats.received_waiting -= 1
             self._size -= frame.size
@@ -81,3 +88,5 @@ class Inbound:
         stats.received_waiting -= len(self._queue)
         self._queue.clear()
         self._task = None
+        if self._room:  # there will be no other turn to let the reader go on
+            self._room.set()

@@ -123,6 +123,14 @@ class History:
             **dict(sorted(ends.items())),
         }
 
+    def lost(self) -> int:
+        """Frames that were answered OK and never came, without an explanation."""
+        return len(list(self._missing(list(self._arrivals()))))
+
+    def duplicated(self) -> int:
+        """Frames that came more often than they were sent."""
+        return len(list(self._repeated(list(self._arrivals()))))
+
     def _arrivals(self) -> Iterator[tuple[Connection, Frame, Payload | None]]:
         for connection in self.connections:
             for _, frame in connection.frames:

@@ -136,12 +136,12 @@ class Sender:
         self._recorder = recorder
         self._connections: dict[str, Http] = {}
 
-    async def send(self, node: Node, *keys: str) -> Sent:
-        """POST /send with the next payload."""
+    async def send(self, node: Node, *keys: str, limit: float = SEND_LIMIT) -> Sent:
+        """POST /send with the next payload; hang up if it isn't answered within `limit` seconds."""
         payload = Payload(self.name, next(self._recorder.numbers), keys)
         start = self._recorder.now()
         try:
-            async with asyncio.timeout(SEND_LIMIT):
+            async with asyncio.timeout(limit):
                 response = await self._request(node, payload)
             outcomes = read_answer(response, keys)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):

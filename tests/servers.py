@@ -71,6 +71,8 @@ def command(kind: str, port: int, sock: str = "") -> list[str]:
     if kind in ("uvicorn", "workers"):
         workers = ["--workers", str(WORKERS)] if kind == "workers" else []
         return [sys.executable, "manage.py", "runproxy", *workers]
+    if kind == "instrumented":
+        return [sys.executable, "-m", "tests.instrumented"]
     place = ["-u", sock] if sock else ["-b", "127.0.0.1", "-p", str(port)]
     limits = ["--websocket_connect_timeout", "60", "--websocket_timeout", "-1", "-v", "0"]
     return [sys.executable, "-m", "daphne", *place, *limits, "kbproject.asgi:application"]

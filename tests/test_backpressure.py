@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.backend import Backend
-from tests.clients import TEXT, RawWebSocket, Response, client, close, receive, send
+from tests.clients import TEXT, Http, RawWebSocket, Response, client, close, receive, send
+from tests.evidence import Evidence, Figures
 from tests.servers import Server, Servers
 from tests.vectors_api import OK, not_found
 
@@ -34,6 +36,12 @@ PATIENT = QUEUE | {"EKBO_SEND_TIMEOUT": "10s"}
 TIMED = {"EKBO_BLOCKED_TIMEOUT": "1s", "EKBO_MAX_BACKLOG_SIZE": "100000000"}
 # Closed over a size: a long queue.
 SIZED = {"EKBO_SEND_QUEUE_SIZE": "1000000", "EKBO_BLOCKED_TIMEOUT": "60s", "EKBO_MAX_BACKLOG_SIZE": "300000"}
+
+# Many at once: short here, in full as in docs/faults.md.
+FULL = "STALLED_READERS" in os.environ
+READERS = int(os.environ.get("STALLED_READERS", "5"))
+PHASE, TURNS = (25.0, 2) if FULL else (2.5, 1)  # seconds of reading, then of stalling; how often
+SLOWER = 1.2 if FULL else 5.0  # of p99: a short run on a busy machine can't show more
 
 
 def frame(number: int) -> bytes:
@@ -219,6 +227,84 @@ async def test_others_are_not_slowed(
     assert all(task.result().status == 200 for task in waiting)
     for name in stalled:
         await backend.wait("/close", name)
+
+
+async def test_stalled_readers(
+    servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
+    """Others get their pushes as quickly as while all were reading; each that stalls is closed, and told of once."""
+    server = await servers.get("uvicorn", {} if FULL else TIMED)
+    other = fresh("o")
+    times: dict[bool, list[float]] = {True: [], False: []}
+    """Of pushes to another one while the readers read, and while they don't."""
+    stalled: list[str] = []
+
+    async def push(reads: bool, http: Http, good: RawWebSocket) -> None:
+        while True:
+            began = time.monotonic()
+            await http.request("POST", "/send", [("X-Kuiperbelt-Session", other)], b"other")
+            assert (await good.frame()) == (TEXT, b"other")
+            times[reads].append(time.monotonic() - began)
+            await asyncio.sleep(0.01)
+
+    async def feed(key: str, reads: bool) -> None:
+        """Push frames until it is closed."""
+        headers, reading = [("X-Kuiperbelt-Session", key)], None
+        async with (
+            RawWebSocket.connected(server, key, receive_buffer=0 if reads else 4096) as socket,
+            Http.open(server.api) as http,
+        ):
+            if reads:
+                reading = asyncio.create_task(read_on(socket))
+            try:
+                for number in range(100_000):
+                    if (await http.request("POST", "/send", headers, frame(number))).body != OK:
+                        break
+                    await asyncio.sleep(READERS / 500)
+                await asyncio.sleep(PHASE)
+            finally:
+                if reading:
+                    reading.cancel()
+                socket.writer.transport.abort()
+
+    def all_told() -> bool:
+        return all(backend.seen("/close", key) for key in stalled)
+
+    async with RawWebSocket.connected(server, other) as good, Http.open(server.api) as pushing:
+        for reads in (True, False) * TURNS:
+            keys = [fresh("s") for _ in range(READERS)]
+            stalled += [] if reads else keys
+            tasks = [asyncio.create_task(feed(key, reads)) for key in keys]
+            tasks.append(asyncio.create_task(push(reads, pushing, good)))
+            done, _ = await asyncio.wait(tasks, timeout=PHASE, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert not [end for end in ends if not isinstance(end, asyncio.CancelledError)], (reads, done)
+            if reads:
+                assert not [key for key in keys if "slow" in reasons_of(backend, key)]
+            else:
+                with contextlib.suppress(AssertionError):
+                    await backend.until(all_told, "their ends", 10)
+    told = [reasons_of(backend, key) for key in stalled]
+    lost, repeated = sum(not events for events in told), sum(len(events) - 1 for events in told if events)
+    before, meanwhile = (sorted(times[reads])[len(times[reads]) * 99 // 100] for reads in (True, False))
+    evidence(Figures(TURNS, len(stalled), lost, repeated, meanwhile))
+    print(f"\n{READERS} stalled readers: p99 of others {before * 1000:.1f} ms, then {meanwhile * 1000:.1f} ms")
+    assert told == [["slow"]] * len(stalled)
+    assert min(map(len, times.values())) > 30
+    assert meanwhile < SLOWER * before, {reads: sorted(found)[-10:] for reads, found in times.items()}
+
+
+async def read_on(socket: RawWebSocket) -> None:
+    """Read, and forget, all that comes."""
+    while await socket.reader.read(SIZE):
+        pass
+
+
+def reasons_of(backend: Backend, key: str) -> list[str]:
+    """Why its sessions ended, as the backend was told."""
+    return [event.one("X-Kuiperbelt-Close-Reason") or "" for event in backend.seen("/close", key)]
 
 
 async def test_broadcast_past_a_stalled_session(kind: str, servers: Servers, fresh: Callable[[str], str]) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import re
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +27,7 @@ from tests.clients import (
     receive,
     send,
 )
+from tests.evidence import Evidence, Figures
 from tests.servers import ALONE, Servers
 from tests.vectors import each_of
 from tests.vectors_api import OK, not_found
@@ -277,6 +282,100 @@ async def test_bad_answers_to_events(kind: str, name: str, servers: Servers, bac
     await backend.until(lambda: bool(backend.seen("/close", key)), "close")
     assert (await send(server, key)).body == not_found(key)
     assert not [request for request in backend.requests if request.path == "/elsewhere"]
+
+
+# Whatever comes
+
+INPUTS = int(os.environ.get("BAD_INPUTS", "300"))
+SEED = os.environ.get("BAD_INPUTS_SEED", "1")
+
+
+def raw(target: str, *headers: tuple[str, str], body: bytes | None = None) -> bytes:
+    """The bytes of a request: POST if it has a body."""
+    lines = [f"{'GET' if body is None else 'POST'} {target} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [] if body is None else [f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+
+
+TO = ("X-Kuiperbelt-Session", "{key}")
+LINES = b'{"session":"{key}","body":"one","id":[1]}\n{"sessions":["a"],"base64":"AQI="}\n'
+HANDSHAKE = raw("/connect?key={key}&a=b", *handshake_headers())
+SEEDS = [
+    *REFUSED.values(),
+    *HUNG_UP.values(),
+    HANDSHAKE,
+    raw("/send", TO, ("Content-Type", "application/octet-stream"), body=b"hello"),
+    raw("/close", TO, ("X-Kuiperbelt-Close-Code", "4000"), ("X-Kuiperbelt-Close-Reason", "x"), body=b""),
+    raw("/batch", body=LINES),
+    raw("/batch", ("Transfer-Encoding", "chunked")) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(LINES), LINES),
+    raw("/sessions", ("Content-Type", "application/json"), body=b'{"sessions":["bob"]}'),
+    raw("/sessions?prefix=a&limit=10&after=b"),
+    raw("/sessions/bob"),
+    raw("/stats?format=tsv") + raw("/ready") + raw("/ping"),
+    raw("/admin/login/?next=/admin/", ("Cookie", "kuiperbelt_session=x")),
+    raw("/admin/login/", ("Cookie", "kuiperbelt_csrf=x"), body=b"csrfmiddlewaretoken=x&username=a&password=b"),
+    raw("/static/proxy/dashboard.js", ("Range", "bytes=0-5"), ("If-None-Match", "x")),
+]
+PIECES = [b"\0", b"\r\n", b"\r\n\r\n", b"%00", b"%ff", b"\xff\xfe", b"..", b"//", b"9" * 20, b"-1", b"{", b"[" * 200]
+PIECES += [b"{key}", b",", b";", b"?", b"&limit=x", b'"', b"\xed\xa0\x80", b"x" * 5000, b"Expect: 100-continue\r\n"]
+
+
+def spoilt(rng: random.Random, data: bytes) -> bytes:
+    """Changed at random: bytes, pieces put in, cut out, cut off, or followed by something else."""
+    found = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(found) + 1)
+        match rng.randrange(6):
+            case 0 | 1:
+                found[at:at] = rng.choice(PIECES)
+            case 2 if at < len(found):
+                found[at] = rng.randrange(256)
+            case 3:
+                del found[at : at + rng.randint(1, 30)]
+            case 4:
+                del found[at:]
+            case _:
+                found += rng.choice(SEEDS)
+    return bytes(found)
+
+
+async def test_whatever_comes(kind: str, servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
+    """No traceback and no 500 from all that clients and callers can send, in its usual form or spoilt at random."""
+    server, key = await servers.start(kind), fresh("good")
+    rng = random.Random(f"{SEED} {kind}")
+    bad: list[bytes] = []
+
+    async def throw() -> None:
+        data = rng.choice([*SEEDS, HANDSHAKE, HANDSHAKE])
+        frames = b"".join(rng.choice(list(FRAMES.values()))[0] for _ in range(rng.randint(1, 3)))
+        is_client = data == HANDSHAKE and rng.random() < 0.8
+        data = data if is_client else spoilt(rng, data)
+        async with Http.open(server) as http:
+            await http.write(data.replace(b"{key}", fresh("any").encode()))
+            line = b""
+            with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+                async with asyncio.timeout(0.2):
+                    line = await http.reader.readuntil(b"\r\n")
+            if b" 101 " in line:
+                await http.write(spoilt(rng, frames))
+                await asyncio.sleep(0.02)
+            if b" 500 " in line:
+                bad.append(data)
+            if rng.random() < 0.3:
+                reset(http.writer)
+
+    async with client(server, key) as connection:
+        for start in range(0, INPUTS, 20):
+            await asyncio.gather(*(throw() for _ in range(min(20, INPUTS - start))))
+        assert (await send(server, key, b"marker")).body == OK
+        assert await receive(connection) == "marker"
+    code = await server.stop()
+    evidence(Figures(1, INPUTS, len(bad)))
+    assert not bad
+    assert not re.search(r" 500\b", server.output())
+    assert not server.complaints()
+    assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 async def test_clients_that_vanish_all_the_time(

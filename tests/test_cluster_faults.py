@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from proxy.exceptions import ClusterUnreachable, NoAnswer, SessionNotFound
 from tests.backend import Backend
 from tests.clients import RawWebSocket, Response, client, close, ending, receive, request, send
 from tests.cluster import Cluster, Node, is_ready
+from tests.evidence import Evidence, Figures
+from tests.history import OK as ANSWERED_OK
+from tests.history import UNKNOWN
 from tests.recording import Recorder
 from tests.redis_servers import RedisServer, Sentinels, eventually
 from tests.servers import Servers
@@ -29,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("clean_logs")
 PAIR = ("uvicorn", "uvicorn")
 NO_REQUEST_LONGER = 2.5  # seconds: promised are 2; the rest is for a test machine that has other things to do
 RESTARTS = int(os.environ.get("REDIS_RESTARTS", "8"))
+CANCELLED = 100  # requests of each of six callers
 BACK = 5.0  # seconds from Redis's return until all works again
 BACK_FROM_SILENCE = 10.0  # seconds from the death of a connection that nobody is told of
 UNSURE = {ClusterUnreachable.text, NoAnswer.text}
@@ -181,12 +186,13 @@ async def test_redis_down_with_strict_broadcast(servers: Servers, fresh: Callabl
         await found.all_back()
 
 
-async def test_redis_hangs(servers: Servers, fresh: Callable[[str], str]) -> None:
+async def test_redis_hangs(servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
     """No request waits for longer than 2 s, and what wasn't answered isn't delivered seconds later."""
     async with pair(servers, fresh) as found:
         found.redis.pause()
         began = time.monotonic()
-        while time.monotonic() - began < 3:
+        turns, slowest = 0, 0.0
+        while (turn := time.monotonic()) - began < 3:
             local, remote, unknown, ready, connect = await asyncio.gather(
                 push(found.here, found.near_key, b"local"),
                 push(found.here, found.far_key, b"late"),
@@ -194,6 +200,8 @@ async def test_redis_hangs(servers: Servers, fresh: Callable[[str], str]) -> Non
                 timed(found.here.ready()),
                 timed(handshake(found.here, fresh("r"))),
             )
+            turns, slowest = turns + 1, max(slowest, time.monotonic() - turn)
+            evidence(Figures(1, 5 * turns, worst=slowest))
             assert local.body == OK
             assert await receive(found.near) == "local"
             for response in (remote, unknown):
@@ -212,11 +220,12 @@ async def handshake(node: Node, key: str) -> Response:
 
 
 @pytest.mark.timeout(60 + RESTARTS * 8)
-async def test_redis_restarted_under_load(servers: Servers, fresh: Callable[[str], str]) -> None:
+async def test_redis_restarted_under_load(servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
     """Killed and started again, many times, while everybody sends to everybody."""
     keys = [fresh("l") for _ in range(6)]
     recorder = Recorder()
     over = False
+    slowest = 0.0
 
     async with RedisServer.running() as redis, Cluster.running(servers, ("workers", "workers"), redis) as cluster:
         listeners = [await recorder.connect(cluster.nodes[n % 2], key) for n, key in enumerate(keys)]
@@ -239,7 +248,7 @@ async def test_redis_restarted_under_load(servers: Servers, fresh: Callable[[str
                 await redis.kill()
                 await asyncio.sleep(0.1 * (restart % 3))
                 await redis.start()
-                assert await cluster.all_ready(BACK) < BACK
+                slowest = max(slowest, await cluster.all_ready(BACK))
             await asyncio.sleep(0.5)
             over = True
         last = recorder.sender("last")
@@ -252,10 +261,38 @@ async def test_redis_restarted_under_load(servers: Servers, fresh: Callable[[str
                     await listener.wait_for(sent.payload)
         last.end()
         await recorder.end()
-    assert not recorder.history.problems()
-    summary = recorder.history.summary()
+    history = recorder.history
+    evidence(Figures(RESTARTS, len(history.sends), history.lost(), history.duplicated(), slowest))
+    assert slowest < BACK
+    assert not history.problems()
+    summary = history.summary()
     assert summary["OK"] > 100, summary
     assert summary["connections: left"] == len(keys), summary
+
+
+async def test_cancelled_requests(servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
+    """Callers that hang up at a random moment: no frame at a wrong session, twice, out of order, or unexplained."""
+    recorder = Recorder()
+    keys = [fresh("c") for _ in range(6)]
+    async with RedisServer.running() as redis, Cluster.running(servers, ("workers", "uvicorn"), redis) as cluster:
+        for number, key in enumerate(keys):
+            assert await recorder.connect(cluster.nodes[number % 2], key)
+
+        async def hang_up(number: int) -> None:
+            rng, sender = random.Random(number), recorder.sender(f"s{number}")
+            for _ in range(CANCELLED):
+                to = rng.sample(keys, rng.choice((1, 1, 3)))
+                await sender.send(rng.choice(cluster.nodes), *to, limit=rng.choice((8.0, rng.uniform(0, 0.004))))
+            sender.end()
+
+        await asyncio.gather(*(hang_up(number) for number in range(6)))
+        await asyncio.sleep(0.5)  # for what comes late
+        await recorder.end()
+    history = recorder.history
+    evidence(Figures(1, len(history.sends), history.lost(), history.duplicated()))
+    assert not history.problems()
+    summary = history.summary()
+    assert min(summary[UNKNOWN], summary[ANSWERED_OK]) > 50, summary
 
 
 async def test_connection_reset(servers: Servers, fresh: Callable[[str], str]) -> None:
@@ -273,14 +310,18 @@ async def test_connection_reset(servers: Servers, fresh: Callable[[str], str]) -
 
 
 @pytest.mark.parametrize("direction", ["both", "back"])
-async def test_subscription_silently_dead(direction: str, servers: Servers, fresh: Callable[[str], str]) -> None:
+async def test_subscription_silently_dead(
+    direction: str, servers: Servers, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
     """Nothing comes through any more and nobody says so: found out, and resubscribed, within 10 s."""
     async with pair(servers, fresh) as found:
         if direction == "both":
             found.there.wire.freeze()
         else:
             found.there.wire.freeze(there=False)
+        began = time.monotonic()
         answers = await until_ok(found.here, found.far_key, BACK_FROM_SILENCE)
+        evidence(Figures(1, len(answers) + 1, worst=time.monotonic() - began))
         assert {NoAnswer.text} in answers
         # What was in the dead connection comes no more.
         assert await receive(found.far) == "back"
@@ -447,7 +488,7 @@ async def keys_of(shard: RedisServer, keys: dict[str, ClientConnection]) -> list
     return [key for key in keys if any(channel.endswith(f".{key}") for channel in channels)]
 
 
-async def test_sentinel_fail_over(servers: Servers, fresh: Callable[[str], str]) -> None:
+async def test_sentinel_fail_over(servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
     """The master dies, a replica is promoted: within 10 s of that all works again, by itself.
 
     User, password and database come from a URL whose place doesn't count.
@@ -468,7 +509,9 @@ async def test_sentinel_fail_over(servers: Servers, fresh: Callable[[str], str])
             response = await push(here, found.far_key)
             assert (response.status, response.body) == (503, refusal(ClusterUnreachable.text, found.far_key))
             await group.agreed(other_than=first)
+            promoted = time.monotonic()
             await found.all_back(10.0)
+            evidence(Figures(1, 4, worst=time.monotonic() - promoted))
         for node in (here, there):
             await node.server.stop()
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.backend import Backend
 from tests.cluster import Cluster, Node
+from tests.evidence import Evidence, Figures
 from tests.fault_injection import Faults
 from tests.history import OK, Payload
 from tests.recording import Listener, Recorder, Sender
@@ -136,7 +137,7 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
 
 @pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.parametrize("weather", ["calm", "faults"])
-async def test_steady(weather: str, servers: Servers, backend: Backend) -> None:
+async def test_steady(weather: str, servers: Servers, backend: Backend, evidence: Evidence) -> None:
     """Nothing is lost, altered or out of order but what its sender was told of; when all is well nothing at all, and
     nothing is late."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -153,6 +154,7 @@ async def test_steady(weather: str, servers: Servers, backend: Backend) -> None:
     problems = history.problems()
     latencies = steady.latencies()
     p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
+    evidence(Figures(1, len(history.sends), history.lost(), history.duplicated(), latencies[-1] / 1000))
     summary = ", ".join(f"{name}: {count}" for name, count in history.summary().items())
     found = f"{weather}, {CONNECTIONS} connections, {SECONDS:g} s: {summary}, unexplained: {len(problems)}"
     found += f", p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {latencies[-1]:.1f} ms"

@@ -8,12 +8,15 @@ import random
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from tests.backend import Answer, Backend, Request, reset, welcome
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawWebSocket, client, close, ending, masked, receive, send
+from tests.evidence import Evidence, Figures
 from tests.servers import Servers
 from tests.vectors_api import OK, not_found
 
@@ -322,6 +325,46 @@ async def test_backend_that_closes_after_each_answer(kind: str, servers: Servers
     await backend.until(lambda: bool(backend.seen("/close", key)), "close")
     once = {event_id(request): request.body for request in backend.seen("/receive", key)}
     assert list(once.values()) == [b"%d" % number for number in range(30)]
+
+
+async def test_backend_that_closes_at_random(
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
+    """As a request comes or after an answer: nobody is refused, and each event is answered once, in order."""
+    server = await servers.get(kind)
+    rng, clients, frames = random.Random(5), 8, 12
+    heard: list[Request] = []
+
+    def moody(request: Request) -> Answer:
+        if request.nth > 1 and rng.random() < 0.4:
+            return Answer(hang_up=True)
+        heard.append(request)
+        answer = welcome(request.key) if request.path == "/connect" else Answer()
+        return replace(answer, close=rng.random() < 0.4)
+
+    keys = [fresh("r") for _ in range(clients)]
+    for path in ("/connect", "/establish", "/receive", "/close"):
+        for key in keys:
+            backend.on(path, key, moody)
+
+    async def visit(key: str) -> None:
+        async with client(server, key) as connection:  # fails at a 502
+            for number in range(frames):
+                await connection.send(str(number))
+
+    await asyncio.gather(*(visit(key) for key in keys))
+    with contextlib.suppress(AssertionError):
+        await backend.until(lambda: len(heard) >= clients * (frames + 3), "all events", 10)
+    await asyncio.sleep(0.3)  # for events too many
+    events = Counter((request.path, request.key, request.body) for request in heard)
+    expected = clients * (frames + 3)
+    evidence(Figures(1, expected, expected - len(events), len(heard) - len(events)))
+    assert (len(events), len(heard)) == (expected, expected)
+    for key in keys:
+        found = [request.body for request in heard if (request.path, request.key) == ("/receive", key)]
+        assert found == [b"%d" % number for number in range(frames)]
+    asked = [request for key in keys for path in ("/receive", "/close") for request in backend.seen(path, key)]
+    assert len(asked) > len({event_id(request) for request in asked}), "no connection broke under a request"
 
 
 # The ends of a session. Each of them makes exactly one close event.

@@ -37,7 +37,7 @@ def frame(number: int, size: int = 1) -> Frame:
 
 async def test_frames_go_out_in_order_one_at_a_time() -> None:
     backend = Backend()
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     for number in range(5):
         await put(inbound, frame(number))
     await inbound.end(None)
@@ -47,7 +47,7 @@ async def test_frames_go_out_in_order_one_at_a_time() -> None:
 async def test_reading_stops_at_sixteen_frames_and_goes_on_after() -> None:
     backend = Backend()
     backend.open.clear()
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     for number in range(MAX_FRAMES - 1):
         await put(inbound, frame(number))
     blocked = asyncio.create_task(put(inbound, frame(15)))
@@ -62,7 +62,7 @@ async def test_reading_stops_at_sixteen_frames_and_goes_on_after() -> None:
 async def test_reading_stops_at_one_mebibyte() -> None:
     backend = Backend()
     backend.open.clear()
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     await put(inbound, frame(0, 1 << 19))
     blocked = asyncio.create_task(put(inbound, frame(1, 1 << 19)))
     await asyncio.sleep(0.01)
@@ -75,7 +75,7 @@ async def test_a_failure_is_counted_and_the_next_frame_goes_out() -> None:
     backend = Backend()
     backend.failing = True
     errors = stats.receive_errors
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     await put(inbound, frame(0))
     await asyncio.sleep(0.01)
     backend.failing = False
@@ -88,7 +88,7 @@ async def test_a_failure_is_counted_and_the_next_frame_goes_out() -> None:
 async def test_a_backend_that_fails_after_the_client_has_gone_gets_no_more() -> None:
     backend = Backend()
     backend.open.clear()
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     for number in range(3):
         await put(inbound, frame(number))
     errors = stats.receive_errors
@@ -101,7 +101,7 @@ async def test_a_backend_that_fails_after_the_client_has_gone_gets_no_more() -> 
 async def test_the_end_of_the_process_does_not_wait_for_ever() -> None:
     backend = Backend()
     backend.open.clear()
-    inbound = Inbound(backend.deliver, "c")
+    inbound = Inbound(backend.deliver, "c", lambda: None)
     await put(inbound, frame(0))
     await asyncio.wait_for(inbound.end(0.05), 1)
     assert backend.taken == []

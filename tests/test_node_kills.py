@@ -21,6 +21,7 @@ from proxy.values import duration
 from tests.backend import Backend, Request
 from tests.clients import client, close, receive, send
 from tests.databases import rows, using
+from tests.evidence import Evidence, Figures
 from tests.postgres import PostgresServer
 from tests.redis_servers import eventually
 from tests.servers import Server, Servers
@@ -142,7 +143,9 @@ async def database(name: str) -> AsyncIterator[dict[str, str]]:
 
 @pytest.mark.timeout(ROUNDS * (LIMIT + 30) + 60)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-async def test_kills(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
+async def test_kills(
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
     told, slowest, lost, repeated = Told(backend), 0.0, 0, 0
     async with database(kind) as env:
         server = await servers.start("cluster", env | {"EKBO_NODE_TIMEOUT": NODE_TIMEOUT})
@@ -185,6 +188,7 @@ async def test_kills(kind: str, servers: Servers, backend: Backend, fresh: Calla
 
             await eventually(told_all, "all rows to go")
         await server.stop()
+    evidence(Figures(ROUNDS, lost, duplicated=repeated, worst=slowest))
     print(
         f"\n{kind}, {ROUNDS} kills, EKBO_NODE_TIMEOUT={NODE_TIMEOUT}: {lost} sessions lost, all told within "
         f"{slowest:.1f} s; {repeated} told again under the same id; {len(parting)} left in order, each told"

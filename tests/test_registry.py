@@ -155,6 +155,24 @@ async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str
     assert not rows(file(server), "SELECT 1 FROM proxy_session")
 
 
+async def test_retries_are_spread(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    """A backend that comes back isn't told of all at once: each delay has its own jitter."""
+    server = await servers.start("uvicorn", QUICK)
+    keys = [fresh("jitter") for _ in range(30)]
+    for key in keys:
+        backend.on("/close", key, Answer(status=500))
+    async with sessions(server, keys) as sockets:
+        for socket in sockets:
+            socket.transport.abort()
+        await backend.until(lambda: all(len(backend.seen("/close", key)) >= 2 for key in keys), "second attempts", 10)
+    for key in keys:
+        backend.on("/close", key, Answer())
+    pauses = [second.arrived - first.arrived for first, second in (backend.seen("/close", key)[:2] for key in keys)]
+    assert min(pauses) > 0.9
+    assert max(pauses) - min(pauses) > 0.12, sorted(pauses)  # of the 0.25 s that there may be
+    await server.stop()
+
+
 async def test_what_is_given_up_stays_visible(servers: Servers, backend: Backend, key: str) -> None:
     server = await servers.start("uvicorn", {"EKBO_CLOSE_RETRY_FOR": "1s"})
     backend.on("/close", key, Answer(status=500))

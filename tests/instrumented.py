@@ -1,0 +1,77 @@
+"""`manage.py runproxy` with what can't be caused, or seen, from outside. Servers of the kind "instrumented" run this.
+
+PING_INTERVAL: seconds between the pings of a connection. At SIGUSR2 a line of JSON is added to the file LOOK_FILE: what
+the process holds. A frame "boom" from a client meets a bug in the handler, "boom later" one on its way to the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from django.core.management import execute_from_command_line
+
+
+def look() -> dict[str, Any]:
+    """How much the process holds of what could pile up."""
+    tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
+    gc.collect()
+    return {
+        "tasks": tasks.total(),
+        "names": dict(tasks),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "objects": len(gc.get_objects()),
+    }
+
+
+def write_look(*_: Any) -> None:
+    """One line more in the file."""
+    with Path(os.environ["LOOK_FILE"]).open("a") as file:
+        file.write(json.dumps(look()) + "\n")
+
+
+def break_handlers() -> None:
+    """Put the bugs in."""
+    from proxy import callbacks, consumers
+
+    names = vars(consumers)
+    read_frame, receive = names["read_frame"], callbacks.Callbacks.receive
+
+    def read(message: dict[str, Any]) -> Any:
+        if message.get("text") == "boom":
+            raise RuntimeError("a bug that a test put in")
+        return read_frame(message)
+
+    async def deliver(self: Any, session: Any, frame: Any) -> Any:
+        if frame.payload == "boom later":
+            raise RuntimeError("a bug that a test put in")
+        return await receive(self, session, frame)
+
+    names["read_frame"] = read
+    callbacks.Callbacks.receive = deliver  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Serve."""
+    from proxy import keepalive
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")
+    if interval := os.environ.get("PING_INTERVAL"):
+        keepalive.INTERVAL = float(interval)
+    signal.signal(signal.SIGUSR2, write_look)
+    import django
+
+    django.setup()
+    break_handlers()
+    execute_from_command_line([sys.argv[0], "runproxy", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
