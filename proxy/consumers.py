@@ -157,7 +157,7 @@ class SessionConsumer(AsyncConsumer):
                 stats.add(Stats.received_drops["size"])
                 self.end(ends.TOO_BIG)
             elif wanted:
-                self.inbound = self.inbound or Inbound(self.deliver, self.connection, self.on_error)
+                self.inbound = self.inbound or Inbound(self.deliver, self.connection, lambda: self.end(ends.ERROR))
                 self.inbound.put(frame)
                 await self.inbound.room(self.transport)
 
@@ -211,9 +211,6 @@ class SessionConsumer(AsyncConsumer):
 
     def on_idle(self) -> None:
         self.end(ends.IDLE)
-
-    def on_error(self) -> None:
-        self.end(ERROR)
 
     def on_lost(self) -> None:
         self.end(ends.NODE_LOST)

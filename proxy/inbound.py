@@ -25,7 +25,7 @@ class Inbound:
     __slots__ = ("_connection", "_deliver", "_ended", "_on_error", "_queue", "_room", "_size", "_task")
 
     def __init__(
-        self, deliver: Callable[[Frame], Awaitable[None]], connection: str, on_error: Callable[[], None]
+        self, deliver: Callable[[Frame], Awaitable[None]], connection: str, on_error: Callable[[], object]
     ) -> None:
         self._deliver = deliver
         self._on_error = on_error
