@@ -77,6 +77,17 @@ class OursView(OursUvicorn):
         return super().environment(on, port) | {"EKBO_PUSH_LANE": "false"}
 
 
+class OursUntuned(OursUvicorn):
+    """The same with the garbage collector as Python sets it."""
+
+    name = "ours-untuned"
+    note = "EKBO_REGISTRY=false, the garbage collector left as it is"
+    lacks = frozenset({"fanout", "receive", "batch", "memory"})
+
+    def command(self, on: Ground, port: int) -> list[str]:
+        return [sys.executable, "-m", "bench.untuned", "runproxy"]
+
+
 class OursRegistry(OursUvicorn):
     """The same with its sessions in the embedded database."""
 

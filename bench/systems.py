@@ -1,6 +1,6 @@
 """All systems under test, by name: ours, the bare application as the yardstick of its server, and the peers."""
 
-from .ours import BareDaphne, BareUvicorn, OursCluster, OursDaphne, OursRegistry, OursUvicorn, OursView
+from .ours import BareDaphne, BareUvicorn, OursCluster, OursDaphne, OursRegistry, OursUntuned, OursUvicorn, OursView
 from .peers import Centrifugo, Kuiperbelt, Nchan, Pushpin
 from .system import System
 
@@ -9,6 +9,7 @@ SYSTEMS: dict[str, System] = {
     for system in (
         OursUvicorn(),
         OursView(),
+        OursUntuned(),
         OursRegistry(),
         OursCluster(),
         OursDaphne(),
