@@ -14,6 +14,7 @@ import pytest
 
 from tests.backend import Backend
 from tests.cluster import Cluster, Node
+from tests.evidence import Evidence, Figures
 from tests.fault_injection import Faults
 from tests.history import OK, Sent
 from tests.recording import Listener, Recorder, Sender
@@ -123,7 +124,9 @@ class Run:
 
 @pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.parametrize("setup", SETUPS)
-async def test_history(setup: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
+async def test_history(
+    setup: str, servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
     """Each frame at the right session, once, in order, and as its sender was told; and all are well in the end."""
     kinds, policy = SETUPS[setup]
     env = {"EKBO_DUPLICATE_SESSION": policy, "EKBO_SUPPRESS_ACCESS_LOG": "true"}
@@ -131,7 +134,9 @@ async def test_history(setup: str, servers: Servers, backend: Backend, fresh: Ca
         run = Run(cluster, [fresh("h") for _ in range(KEYS)], setup)
         run.recorder.history.join = policy == "join"
         await run.run()
-    problems = run.recorder.history.problems()
+    history = run.recorder.history
+    problems = history.problems()
+    evidence(Figures(run.faults.counts.total(), len(history.sends), history.lost(), history.duplicated()))
     print(f"\nHISTORY_SEED={SEED}, {setup}: {run.summary()}, unexplained: {len(problems)}")
     found = [f"HISTORY_SEED={SEED} HISTORY_SECONDS={SECONDS:g}", run.summary(), *run.faults.log, *problems]
     assert not problems, "\n".join(found[:200])

@@ -15,6 +15,7 @@ from websockets.exceptions import InvalidStatus
 from proxy.drain import Drain
 from tests.backend import Answer, Backend
 from tests.clients import Http, client, ending, request, send
+from tests.evidence import Evidence, Figures
 from tests.servers import Server, Servers
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -72,7 +73,9 @@ async def full(
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "workers", "daphne"])
-async def test_deploy(servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str]) -> None:
+async def test_deploy(
+    servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str], evidence: Evidence
+) -> None:
     """Readiness flips first, who is still connected is served, closes are spread, and the end keeps its time."""
     async with full(servers, kind, WINDOW, fresh) as (server, clients), Http.open(server) as http:
         assert (await http.request("GET", "/ready")).status == 200
@@ -103,6 +106,7 @@ async def test_deploy(servers: Servers, backend: Backend, kind: str, fresh: Call
         assert (await send(server, still, b"x")).status == 200
         assert {*await asyncio.gather(*codes)} == {4012 if kind == "daphne" else 1012}
         await asyncio.wait_for(server.process.wait(), 5)
+        evidence(Figures(1, len(clients), worst=time.monotonic() - began))
         assert moments[-1] > WINDOW / 2
         assert sum(moment < WINDOW / 2 for moment in moments) in range(SESSIONS // 4, SESSIONS - SESSIONS // 4 + 1)
         assert server.process.returncode == 0

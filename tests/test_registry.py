@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection
 from tests.backend import Answer, Backend
 from tests.clients import client, ending, request, send
 from tests.databases import rows, using
+from tests.evidence import Evidence, Figures
 from tests.postgres import PostgresServer
 from tests.servers import Server, Servers
 from tests.vectors_api import OK
@@ -134,7 +135,7 @@ async def test_a_process_alone_is_told_of_after_its_restart(servers: Servers, ba
     assert reasons(backend, lost) == {"node_lost": len(lost)}
 
 
-async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str) -> None:
+async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str, evidence: Evidence) -> None:
     """Told again after growing delays, over a kill in between, always under the same id, until it hears."""
     server = await servers.start("uvicorn", QUICK)
     backend.on("/close", key, Answer(status=500))
@@ -151,11 +152,12 @@ async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str
     await server.restart()
     await backend.until(lambda: len(backend.seen("/close", key)) > seen, "an attempt after the restart", LIMIT)
     await backend.quiet("/close", key, seen + 1, 2.0)
+    evidence(Figures(1, seen + 1, worst=third - second))
     assert reasons(backend, [key]) == {"client": seen + 1}
     assert not rows(file(server), "SELECT 1 FROM proxy_session")
 
 
-async def test_retries_are_spread(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+async def test_retries_are_spread(servers: Servers, backend: Backend, fresh: Fresh, evidence: Evidence) -> None:
     """A backend that comes back isn't told of all at once: each delay has its own jitter."""
     server = await servers.start("uvicorn", QUICK)
     keys = [fresh("jitter") for _ in range(30)]
@@ -168,6 +170,7 @@ async def test_retries_are_spread(servers: Servers, backend: Backend, fresh: Fre
     for key in keys:
         backend.on("/close", key, Answer())
     pauses = [second.arrived - first.arrived for first, second in (backend.seen("/close", key)[:2] for key in keys)]
+    evidence(Figures(1, len(keys), worst=max(pauses)))
     assert min(pauses) > 0.9
     assert max(pauses) - min(pauses) > 0.12, sorted(pauses)  # of the 0.25 s that there may be
     await server.stop()
@@ -198,7 +201,9 @@ async def test_shutdown_leaves_what_is_not_told(servers: Servers, backend: Backe
     assert reasons(backend, [key]) == {"shutdown": 2}
 
 
-async def test_a_locked_database_stops_nothing(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+async def test_a_locked_database_stops_nothing(
+    servers: Servers, backend: Backend, fresh: Fresh, evidence: Evidence
+) -> None:
     server = await servers.start("uvicorn", QUICK)
     before, while_locked, short = fresh("before"), [fresh("locked") for _ in range(20)], fresh("short")
     with contextlib.closing(sqlite3.connect(file(server), isolation_level=None)) as lock:
@@ -222,11 +227,15 @@ async def test_a_locked_database_stops_nothing(servers: Servers, backend: Backen
                 async def caught_up() -> bool:
                     return len(rows(file(server), "SELECT 1 FROM proxy_session")) == 21
 
+                unlocked = time.monotonic()
                 await until(caught_up, "all rows")
+                back = time.monotonic() - unlocked
                 assert (await request(server, "GET", "/ready")).body == OK
     everybody = [before, short, *while_locked]
     await backend.until(lambda: all(backend.seen("/close", key) for key in everybody), "their ends")
-    assert reasons(backend, everybody) == {"client": 22}
+    ends = reasons(backend, everybody)
+    evidence(Figures(1, 22, max(22 - ends.total(), 0), max(ends.total() - 22, 0), back))
+    assert ends == {"client": 22}
 
 
 async def test_postgresql_that_goes_and_comes_back(servers: Servers, backend: Backend, fresh: Fresh) -> None:

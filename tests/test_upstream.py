@@ -17,6 +17,7 @@ from proxy.options import Options
 from proxy.upstream import upstreams
 from tests.backend import Answer
 from tests.clients import RawWebSocket, Response, client, request, send
+from tests.evidence import Evidence, Figures
 from tests.prefork import WORKERS, Prefork, prefork
 from tests.servers import Server, Servers
 
@@ -46,7 +47,7 @@ def most_at_once(backend: Prefork, *paths: str) -> int:
 
 
 async def test_backend_slow_at_receive_a_connect_goes_first(
-    servers: Servers, tmp_path: Path, fresh: Callable[[str], str]
+    servers: Servers, tmp_path: Path, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:
     """30 frames of 0.2 s each are 3 s for two workers: a connect doesn't wait for them, and none of them is lost."""
     async with prefork(tmp_path, receive=0.2) as backend, contextlib.AsyncExitStack() as clients:
@@ -63,6 +64,7 @@ async def test_backend_slow_at_receive_a_connect_goes_first(
         assert (await send(server, keys[0])).status == 200
         assert (await stats(server))["callbacks_waiting"] > 0
         found = await backend.answered("/receive", 30)
+        evidence(Figures(1, 30, max(30 - len(found), 0), max(len(found) - 30, 0), seconds))
         assert sorted(frame["key"] for frame in found) == sorted(keys * 2)
         await server.stop()
 
@@ -102,7 +104,7 @@ async def test_more_connects_than_workers_503_and_no_end_is_lost(
 
 @pytest.mark.parametrize("kind", ["uvicorn", "daphne"])
 async def test_backend_hanging_at_connect_503_at_once_then_back(
-    servers: Servers, tmp_path: Path, fresh: Callable[[str], str], kind: str
+    servers: Servers, tmp_path: Path, fresh: Callable[[str], str], kind: str, evidence: Evidence
 ) -> None:
     """502 within callback.timeout, then 503 without asking, one probe at a time; pushes go on; no end is lost."""
     async with prefork(tmp_path) as backend:
@@ -112,7 +114,9 @@ async def test_backend_hanging_at_connect_503_at_once_then_back(
         async with client(server, stays) as connection:
             async with client(server, leaves):
                 backend.signal(signal.SIGSTOP)
-                for response, seconds in await asyncio.gather(*(handshake(server, fresh("hang")) for _ in range(3))):
+                refused = await asyncio.gather(*(handshake(server, fresh("hang")) for _ in range(3)))
+                evidence(Figures(1, len(refused), worst=max(seconds for _, seconds in refused)))
+                for response, seconds in refused:
                     assert (response.status, seconds < 1.5) == (status[0], True)
                 response, seconds = await handshake(server, fresh("at-once"))
                 assert (response.status, seconds < 0.3) == (status[1], True)

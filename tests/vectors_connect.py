@@ -179,6 +179,7 @@ def status(code: int, *headers: tuple[str, str], body: bytes = b"") -> Answer:
 
 OFFER = Connect(headers=[("Sec-WebSocket-Protocol", "chat, superchat")])
 HEAD = b"HTTP/1.1 200 OK\r\nX-Kuiperbelt-Session: {key}\r\n"
+SMALL_GZIP = gzip.compress(b"x" * 1000)
 BOMB = gzip.compress(b"x" * 20_000_000)
 
 ANSWERS: list[Case[Connect, Opened | Refused]] = [
@@ -312,6 +313,11 @@ ANSWERS: list[Case[Connect, Opened | Refused]] = [
     ),
     answered(
         "gzip bomb", welcome("{key}", BOMB, ("Content-Encoding", "gzip"), ("Content-Type", "text/plain")), BAD_GATEWAY
+    ),
+    answered(
+        "gzip in octets",
+        welcome("{key}", SMALL_GZIP, ("Content-Encoding", "gzip"), ("Content-Type", "application/octet-stream")),
+        BAD_GATEWAY,
     ),
     answered("text that is not UTF-8", welcome("{key}", b"\xff\xfe"), BAD_GATEWAY),
 ]
