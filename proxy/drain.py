@@ -6,11 +6,14 @@ and a handshake is refused (README: The end of a process).
 
 import asyncio
 import random
+import signal
+import sys
 from collections.abc import Callable, Collection, Set
 from time import monotonic
 from typing import TypeVar
 
 STEP = 0.1  # seconds at most until a second signal is noticed
+HURRY = signal.SIGUSR1  # from the supervisor of workers: end at once
 
 C = TypeVar("C")
 
@@ -20,6 +23,8 @@ class Drain:
 
     begun = False
     """Shall clients and load balancers go elsewhere?"""
+    replaced = False
+    """Does another process accept new clients in this one's place? It still serves those that it has."""
     hurried = False
     """A second signal, or Ctrl-C: end at once."""
 
@@ -51,3 +56,14 @@ class Drain:
 
 drain = Drain()
 """This process's."""
+
+
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGINT a good end: uvicorn takes them while it serves, and raises them again afterwards.
+
+    SIGHUP waits until something is served, and then means to read the configuration anew; SIGUSR2 is the supervisor's.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR2})
+    signal.signal(HURRY, lambda *_: drain.hurry())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))

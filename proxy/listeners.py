@@ -5,7 +5,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +83,15 @@ def places(options: Options) -> tuple[Place, ...]:
     if not options.has_api_listener:
         return (public,)
     return public, Place(options.api_sock, options.api_host, options.api_port or 0)
+
+
+@contextmanager
+def socket_files(options: Options) -> Iterator[None]:
+    """Unlink the UNIX sockets, if there are any, at the end of the process that has made them."""
+    with ExitStack() as stack:
+        for place in places(options):
+            stack.enter_context(place.socket_file())
+        yield
 
 
 def _listen_unix(path: str) -> socket.socket:

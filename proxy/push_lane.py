@@ -7,7 +7,7 @@ so what it answers itself are deliveries, byte for byte as the view does (design
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -61,6 +61,15 @@ def lane(own_listener: bool) -> Lane:
     """That of the API's own listener, or of the public one."""
     options = conf.options()
     return Lane(options, own_listener or not options.has_api_listener)
+
+
+def hand_all_on(connections: Iterable[object]) -> None:
+    """From now on uvicorn gets every request of these, which can have a connection closed after the answer."""
+    for own_listener in (False, True):
+        lane(own_listener).pushes = {}
+    for each in connections:
+        if isinstance(each, PushLane):
+            each._usual = None
 
 
 class Waiting:

@@ -5,10 +5,9 @@ import logging
 import signal
 import socket
 import ssl
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import cache, partial
+from time import monotonic
 from types import FrameType
 from typing import Any, cast
 from urllib.parse import unquote
@@ -18,23 +17,24 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from proxy import delivery, push_lane
 from proxy.conf import Options
-from proxy.drain import drain
+from proxy.drain import STEP, drain, exit_on_signals
 from proxy.endpoint import listening_on
 from proxy.garbage import tune_garbage_collector
 from proxy.handlers import API
 from proxy.keepalive import KeepAlive
-from proxy.listeners import BACKLOG, Sockets, places
+from proxy.listeners import BACKLOG, Sockets, places, socket_files
 from proxy.protocol import header_values
 from proxy.push_lane import PushLane
 from proxy.reload import reload
-from proxy.stats import stats
 from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
+from proxy.worker import READY, REPLACE, Worker
 
 GRACEFUL_SHUTDOWN = 2  # seconds after the drain for clients that don't read, and for requests under way
 HURRIED_SHUTDOWN = 1  # seconds for the same after a second signal
-HURRY = signal.SIGUSR1  # from the supervisor of workers: end at once
+LEAVE_LEAST = 1.0  # seconds for what was accepted just before a successor took over
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
 logger = logging.getLogger("proxy.server")
@@ -67,6 +67,8 @@ class HttpProtocol(PushLane):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if drain.replaced and not self.pipeline:
+            cycle.keep_alive = False  # so that whoever keeps connections goes to the successor
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,41 +125,81 @@ class _Server(uvicorn.Server):
     """Tells the API's listener from the public one, and says where it listens, once it takes signals and serves."""
 
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, announcements: Sequence[str], options: Options
+        self,
+        config: uvicorn.Config,
+        tls: ssl.SSLContext | None,
+        announcements: Sequence[str],
+        options: Options,
+        worker: Worker | None,
     ) -> None:
         super().__init__(config)
         self._tls = tls
         self._drain_window = options.drain_window
         self._handshake_limit = options.header_timeout or HANDSHAKE_LIMIT
+        self._worker = worker
+        if worker:
+            worker.on_leave, worker.on_end = self._leave, self._end
         self._announcements = announcements
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
         assert sockets
+        if self._worker and self._worker.waits:  # its predecessor accepts until then
+            while not self.should_exit and (await delivery.start()).problems():  # noqa: ASYNC110  # nobody says when
+                await asyncio.sleep(STEP)
         public, *own = sockets
         await self._listen(public, self._tls, {})
         for api in own:
             await self._listen(api, None, {API: True})
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        if not self._worker:
+            loop.add_signal_handler(signal.SIGUSR2, _refuse_replacement)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         for announcement in self._announcements:
             logger.info(announcement)
+        if self._worker and self._worker.waits:
+            self._worker.tell(READY)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A service manager signals the whole group, and the supervisor its workers, which aren't to hurry for that.
-        if not (stats.worker and drain.begun):
-            drain.on_signal()
+        if self._worker:  # somebody wants this one to end, or a service manager signals the whole group
+            self._worker.tell(REPLACE)
+            return
+        drain.on_signal()
         if sig == signal.SIGINT:  # somebody waits at the terminal
             drain.hurry()
         super().handle_exit(sig, frame)
 
+    def _leave(self) -> None:
+        """The successor serves."""
+        drain.replaced = self.should_exit = True
+
+    def _end(self) -> None:
+        """All workers end, this one not at once if it is leaving."""
+        drain.begun = True
+        super().handle_exit(signal.SIGTERM, None)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, while the listeners go on: load balancers still ask /ready, and backends push."""
+        """Drain, while the listeners go on: load balancers still ask /ready, and backends push.
+
+        If a successor has them it gets all that is new, and what has come before is served for as long.
+        """
+        began = monotonic()
+        if drain.replaced:
+            push_lane.hand_all_on(self.server_state.connections)
+            for listener in self.servers:
+                listener.close()
         alive = self.server_state.connections
         sessions = [each for each in alive if isinstance(each, WebSocketProtocol)]
         if sessions:
             logger.info("drain: %d connections within %g s", len(sessions), self._drain_window)
             await drain.spread(sessions, cast(Any, alive), WebSocketProtocol.shutdown, self._drain_window)
+        while drain.replaced and not drain.hurried:
+            since = monotonic() - began
+            if since >= LEAVE_LEAST and not (alive and since < self._drain_window):
+                break
+            await asyncio.sleep(STEP)
         if drain.hurried:
             self.config.timeout_graceful_shutdown = HURRIED_SHUTDOWN
         await super().shutdown(sockets)
@@ -186,32 +228,21 @@ def run(application: Any, sockets: Sockets, options: Options, tls: ssl.SSLContex
 
 
 def serve(
-    application: Any, sockets: Sockets, options: Options, tls: ssl.SSLContext | None = None, worker: str = ""
+    application: Any,
+    sockets: Sockets,
+    options: Options,
+    tls: ssl.SSLContext | None = None,
+    worker: Worker | None = None,
 ) -> None:
-    """Serve until a signal, the public socket with TLS if there is a context; `worker` says in the log who does."""
+    """Serve until a signal, the public socket with TLS if there is a context, as this worker or alone."""
     addresses = [listener.getsockname() for listener in sockets]
     listening_on(addresses[-1])
     where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
-    announcements = [f"{worker}listening on {where[0]}", *(f"{worker}API on {api}" for api in where[1:])]
+    name = f"{worker.name} " if worker else ""
+    announcements = [f"{name}listening on {where[0]}", *(f"{name}API on {api}" for api in where[1:])]
     config = uvicorn_config(application, options)
-    _Server(config, tls, announcements, options).run(list(sockets))
+    _Server(config, tls, announcements, options, worker).run(list(sockets))
 
 
-def exit_on_signals() -> None:
-    """Make SIGTERM and SIGINT a good end: uvicorn takes them while it serves, and raises them again afterwards.
-
-    SIGHUP waits until something is served, and then means to read the configuration anew.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    signal.signal(HURRY, lambda *_: drain.hurry())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-
-
-@contextmanager
-def socket_files(options: Options) -> Iterator[None]:
-    """Unlink the UNIX sockets, if there are any, at the end of the process that has made them."""
-    with ExitStack() as stack:
-        for place in places(options):
-            stack.enter_context(place.socket_file())
-        yield
+def _refuse_replacement() -> None:
+    logger.error("SIGUSR2: a single process has nobody to take over from it; it needs a restart, or --workers 2")

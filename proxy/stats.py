@@ -1,18 +1,18 @@
 """The counters behind GET /stats and /metrics, of all processes of the node (contract: GET ping, stats).
 
-Each process adds to a slot of its own, in memory that all of them read: the supervisor shares it before it forks. What
-counts is a plain integer at a place in that slot; `metrics` gives it Prometheus' form.
+Each process adds to a slot of its own, in memory that all of them read (`slots`): the supervisor shares it before it
+forks. What counts is a plain integer at a place in that slot; `metrics` gives it Prometheus' form.
 """
 
 import json
-import mmap
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import product
 from typing import ClassVar, overload
 
-SIZE = 8  # bytes of one number
+from proxy import slots
+
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of a histogram's buckets, in seconds; there is one more for all above."""
 MICROSECONDS = 1_000_000  # in which a histogram's sum is kept
@@ -60,6 +60,15 @@ class Numbers:
     def __get__(self, stats: "Stats | None", owner: "type[Stats]") -> "Numbers":
         return self
 
+    def lines(self) -> list[str]:
+        """What is at each place, in words by which another version finds it."""
+        end = slots.GAUGE if self.gauge else ""
+        return [f"{self.name} {' '.join(values)}{each}{end}" for values in self.places for each in self.columns()]
+
+    def columns(self) -> list[str]:
+        """What is at each of `width` places."""
+        return [""]
+
 
 class Counter(Numbers):
     """One number, added to like an attribute."""
@@ -84,6 +93,9 @@ class Histogram(Numbers):
     """How many took how long, in BUCKETS, and their sum. Added to with `Stats.observe`."""
 
     width = len(BUCKETS) + 2
+
+    def columns(self) -> list[str]:
+        return [*(f" {bound:g}" for bound in BUCKETS), " above", " sum"]
 
 
 class Stats:
@@ -163,25 +175,28 @@ class Stats:
     """Which of the node's workers this process is, from 1; 0: it is alone."""
 
     def __init__(self) -> None:
-        self._slots = [memoryview(bytearray(SIZE * self.width)).cast("q")]
+        self._lines = [line for numbers in self.numbers for line in numbers.lines()]
+        self._slots = slots.alone(self._lines)
         self.use_slot(0)
 
-    def share(self, processes: int) -> None:
-        """Start from 0 with a slot for each of so many processes, which are forked afterwards."""
-        width = SIZE * self.width
-        memory = memoryview(mmap.mmap(-1, processes * width))
-        self._slots = [memory[start : start + width].cast("q") for start in range(0, len(memory), width)]
-        self.use_slot(0)
+    def share(self, processes: int) -> int:
+        """Start from 0 with slots for so many processes, forked afterwards; or they `attach` what this returns."""
+        descriptor = slots.share(processes)
+        self.attach(descriptor, 0)
+        return descriptor
+
+    def attach(self, descriptor: int, slot: int) -> None:
+        """Use what another process has shared, and this slot."""
+        self._slots = slots.shared(descriptor, self._lines)
+        self.use_slot(slot)
 
     def use_slot(self, number: int) -> None:
         """This process adds to that slot from now on, and no other may; slots count from 0."""
-        self.slot = self._slots[number]
+        self.slot = self._slots[number].take()
 
     def clear_gauges(self, number: int) -> None:
         """The process that had this slot is dead."""
-        for counter in self.counters.values():
-            if counter.gauge:
-                self._slots[number][counter.place] = 0
+        self._slots[number].clear_gauges()
 
     def add(self, place: int) -> None:
         """Add 1. Who does so for each frame adds to the slot itself, which costs half."""
@@ -195,10 +210,11 @@ class Stats:
 
     def read(self) -> list[int]:
         """What is at every place, over all processes of the node."""
-        combined = list(map(sum, zip(*self._slots, strict=True)))
+        found = [slot.read() for slot in self._slots]
+        combined = list(map(sum, zip(*found, strict=True)))
         for counter in self.counters.values():
             if counter.gauge and counter.gauge is not sum:
-                combined[counter.place] = counter.gauge(slot[counter.place] for slot in self._slots)
+                combined[counter.place] = counter.gauge(each[counter.place] for each in found)
         return combined
 
     def totals(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The supervisor behind `manage.py runproxy --workers N`: forks the workers, replaces those that die, ends them all.
+"""The supervisor behind `manage.py runproxy --workers N`: starts the workers, replaces those that die, ends them all.
 
 It never runs an event loop or a thread, so that it can fork at any time, and blocks its signals and takes them one by
 one, so that none can interrupt it anywhere else. Needs Linux.
@@ -12,16 +12,19 @@ import ssl
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from proxy import server
+from proxy import reload_workers, server, worker
 from proxy.conf import Options
+from proxy.drain import HURRY, exit_on_signals
 from proxy.garbage import tune_garbage_collector
-from proxy.listeners import Sockets
+from proxy.listeners import Sockets, places, socket_files
 from proxy.reload import reload
+from proxy.reload_workers import Audience
+from proxy.rolling import Member, Rolling
 from proxy.stats import stats
+from proxy.worker import END, READY, REPLACE, HandOver, Worker
 
 FIRST_DELAY = 0.1  # seconds until a worker that died soon after its start is replaced; doubles each time
 MAX_DELAY = 5.0  # seconds
@@ -29,7 +32,8 @@ STEADY = 10.0  # seconds after which a worker's death has nothing to do with its
 STOP_LIMIT = 30.0  # seconds after the drain for workers to end before SIGKILL; most that they allow themselves is half
 
 _ENDS = {signal.SIGTERM, signal.SIGINT}
-_SIGNALS = _ENDS | {signal.SIGCHLD, signal.SIGHUP}
+_KEPT = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}  # blocked in workers too
+_SIGNALS = _ENDS | _KEPT | {signal.SIGCHLD, READY, REPLACE}
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger("proxy.workers")
@@ -41,40 +45,42 @@ def run(application: Any, listeners: Sequence[Sockets], options: Options, tls: s
     The sockets stay open in the supervisor, so that clients of a dead worker wait for the next one in the backlog.
     """
     tune_garbage_collector()
-    server.exit_on_signals()
-    with server.socket_files(options):
-        number = Supervisor(listeners, options.drain_window).fork()
-        if number is not None:
-            server.serve(application, listeners[number], options, tls, f"{_name(number, os.getpid())} ")
+    exit_on_signals()
+    with socket_files(options):
+        audience = Audience(reload_workers.listen(places(options)[0]))
+        started = Supervisor(listeners, options.drain_window, worker.fixed(options), audience).fork()
+        if started:
+            server.serve(application, listeners[started.number], options, tls, started)
 
 
-def _name(number: int, pid: int) -> str:
-    return f"worker {number + 1} (pid {pid})"
-
-
-@dataclass
-class _Worker:
-    number: int
-    pid: int = 0
-    """0 while there is none."""
-    started: float = 0.0
-    due: float = 0.0
-    """When the next one starts; both by the monotonic clock."""
-    delay: float = 0.0
-    """Seconds from the last one's death until then."""
+def take_over(message: int, application: Any, options: Options, tls: ssl.SSLContext | None = None) -> None:
+    """Serve as a worker that a supervisor, of older code maybe, has executed. Raises OSError, ValueError."""
+    tune_garbage_collector()
+    exit_on_signals()
+    this, sockets = HandOver.read(message).take(options)
+    server.serve(application, sockets, options, tls, this)
 
 
 class Supervisor:
-    """Keeps a worker alive for each of `listeners`."""
+    """Keeps a worker alive for each of `listeners`; `fixed` are options that it insists on (`worker.fixed`)."""
 
-    def __init__(self, listeners: Sequence[Sockets], drain_window: float = 0.0) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[Sockets],
+        drain_window: float = 0.0,
+        fixed: dict[str, str] | None = None,
+        audience: Audience | None = None,
+    ) -> None:
         self._listeners = listeners
         self._stop_limit = drain_window + STOP_LIMIT
-        self._workers = [_Worker(number) for number in range(len(listeners))]
-        stats.share(len(listeners))
+        self._fixed = fixed or {}
+        self._members = [Member(number, number) for number in range(len(listeners))]
+        self._audience = audience or Audience()
+        self._rolling = Rolling(self._members, self._audience, self._stop_limit)
+        self._stats = stats.share(len(listeners) + 1)
 
-    def fork(self) -> int | None:
-        """Returns in each worker, with its number from 0; in the supervisor, with None, when all workers have ended.
+    def fork(self) -> Worker | None:
+        """Returns in each forked worker, with what it is; in the supervisor, with None, when all workers have ended.
 
         SIGINT stays blocked in workers: Ctrl-C in a terminal is sent to them too, but the supervisor ends them. SIGHUP
         does until they serve.
@@ -83,48 +89,75 @@ class Supervisor:
         received: int | None = None
         while received not in _ENDS:
             now = time.monotonic()
-            for worker in self._workers:
-                if not worker.pid and worker.due <= now and self._start(worker):
-                    return worker.number
-            received = _next_signal(min((worker.due for worker in self._workers if not worker.pid), default=None))
-            if received == signal.SIGHUP:
-                reload()  # for the workers that start later; the others read for themselves
-                self._kill(signal.SIGHUP)
-            for worker, end, _ in self._reap():
-                self._start_later(worker, end)
+            for member in self._members:
+                if not member.pid and member.due <= now and (started := self._start(member)):
+                    return started
+            if (successor := self._rolling.look()) and (started := self._start(successor)):
+                return started
+            dues = [member.due for member in self._members if not member.pid]
+            received, sender = _next_signal(min([*dues, self._rolling.deadline]))
+            self._obey(received, sender)
+            for member, end, _ in self._reap():
+                if not self._rolling.on_death(member, end):
+                    self._start_later(member, end)
+        self._rolling.end()
         self._stop(signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)
         return None
 
-    def _start(self, worker: _Worker) -> bool:
-        """True in the new process."""
-        supervisor = os.getpid()
-        worker.started = time.monotonic()
+    def _obey(self, received: int | None, sender: int) -> None:
+        if received == signal.SIGHUP:
+            reload()  # for the workers that are forked later; the others read for themselves
+            self._kill(signal.SIGHUP)
+        elif received == signal.SIGUSR2:
+            self._rolling.replace_all()
+        elif received == READY:
+            self._rolling.on_ready(sender)
+        elif received == REPLACE:
+            self._rolling.replace(sender)
+
+    def _start(self, member: Member) -> Worker | None:
+        """What the new process is, in the new process."""
+        this = Worker(member.number, os.getpid(), member is self._rolling.successor)
+        member.started = time.monotonic()
         try:
-            worker.pid = os.fork()
+            member.pid = os.fork()
         except OSError as error:  # no memory, or too many processes
-            self._start_later(worker, f"worker {worker.number + 1} can't be started: {error.strerror}")
-            return False
-        if worker.pid:
-            return False
+            why = f"worker {member.number + 1} can't be started: {error.strerror}"
+            if this.waits:
+                self._rolling.on_failure(why)
+            else:
+                self._start_later(member, why)
+            return None
+        if member.pid:
+            return None
         # The kernel ends this process when the supervisor dies, whatever it dies of.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
-        if os.getppid() != supervisor:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(END))
+        if os.getppid() != this.supervisor:
             sys.exit(1)
-        stats.use_slot(worker.number)
-        stats.worker = worker.number + 1
-        for listener in set(chain(*self._listeners)) - set(self._listeners[worker.number]):
+        listeners = self._listeners[member.number]
+        for listener in set(chain(*self._listeners)) - set(listeners):
             listener.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGINT, signal.SIGHUP})
-        return True
+        self._audience.leave()
+        if not member.fresh:
+            stats.use_slot(member.slot)
+            stats.worker = member.number + 1
+            this.take_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - _KEPT)
+        if member.fresh:
+            numbers = [listener.fileno() for listener in listeners]
+            HandOver(
+                member.number, member.slot, this.supervisor, this.waits, numbers, self._stats, self._fixed
+            ).execute()
+        return this
 
-    def _start_later(self, worker: _Worker, why: str) -> None:
+    def _start_later(self, member: Member, why: str) -> None:
         now = time.monotonic()
-        steady = now - worker.started >= STEADY
-        worker.delay = 0.0 if steady else min(max(2 * worker.delay, FIRST_DELAY), MAX_DELAY)
-        worker.due = now + worker.delay
-        logger.error("%s; the next one starts %s", why, f"in {worker.delay:g} s" if worker.delay else "at once")
+        steady = now - member.started >= STEADY
+        member.delay = 0.0 if steady else min(max(2 * member.delay, FIRST_DELAY), MAX_DELAY)
+        member.due = now + member.delay
+        logger.error("%s; the next one starts %s", why, f"in {member.delay:g} s" if member.delay else "at once")
 
-    def _reap(self) -> list[tuple[_Worker, str, int]]:
+    def _reap(self) -> list[tuple[Member, str, int]]:
         """The workers that have died: how, in words, and their exit status or minus the signal."""
         dead = []
         while running := self._running():
@@ -133,45 +166,49 @@ class Supervisor:
                 break
             if pid not in running:  # as a container's first process we inherit others' children
                 continue
-            worker, code = running[pid], os.waitstatus_to_exitcode(status)
+            member, code = running[pid], os.waitstatus_to_exitcode(status)
             how = f"exited with status {code}" if code >= 0 else f"died of signal {-code} ({signal.strsignal(-code)})"
-            dead.append((worker, f"{_name(worker.number, pid)} {how}", code))
-            worker.pid = 0
-            stats.clear_gauges(worker.number)
+            dead.append((member, f"{member.name} {how}", code))
+            member.pid = 0
+            stats.clear_gauges(member.slot)
         return dead
 
-    def _running(self) -> dict[int, _Worker]:
-        return {worker.pid: worker for worker in self._workers if worker.pid}
+    def _running(self) -> dict[int, Member]:
+        return {member.pid: member for member in (*self._members, *self._rolling.others) if member.pid}
 
     def _stop(self, cause: signal.Signals) -> None:
         """End all workers; a second signal is passed on, and makes them hurry."""
         for listener in chain(*self._listeners):
             listener.close()  # or clients would wait in the backlog for nobody
         if cause == signal.SIGINT:  # somebody waits at the terminal
-            self._kill(server.HURRY)
-        self._kill(signal.SIGTERM)
-        deadline: float | None = time.monotonic() + self._stop_limit
+            self._kill(HURRY)
+        self._kill(END)
+        deadline = time.monotonic() + self._stop_limit
         while self._running():
-            received = _next_signal(deadline)
+            received, _ = _next_signal(deadline)
             if received is None:
-                deadline = None
+                deadline = float("inf")
                 limit = self._stop_limit
                 logger.error("%d worker(s) still there %g s after SIGTERM: killed", len(self._running()), limit)
                 self._kill(signal.SIGKILL)
             elif received in _ENDS:
-                self._kill(server.HURRY)
-            for _, end, code in self._reap():
-                if code:
+                self._kill(HURRY)
+            for member, end, code in self._reap():
+                if code and member is not self._rolling.successor:  # which needn't have come as far as to take signals
                     logger.error(end)
 
-    def _kill(self, number: signal.Signals) -> None:
+    def _kill(self, number: int) -> None:
         for pid in self._running():
             os.kill(pid, number)
 
 
-def _next_signal(until: float | None) -> int | None:
-    """Waits for it; None if it hasn't come `until` then, by the monotonic clock."""
-    if until is None:
-        return signal.sigwait(_SIGNALS)
-    info = signal.sigtimedwait(_SIGNALS, max(0.0, until - time.monotonic()))
-    return info.si_signo if info else None
+def _next_signal(until: float) -> tuple[int | None, int]:
+    """Waits for it, and says whose it is; None if it hasn't come `until` then, by the monotonic clock."""
+    if until == float("inf"):
+        info = signal.sigwaitinfo(_SIGNALS)
+    else:
+        found = signal.sigtimedwait(_SIGNALS, max(0.0, until - time.monotonic()))
+        if found is None:
+            return None, 0
+        info = found
+    return info.si_signo, info.si_pid

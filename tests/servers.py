@@ -78,12 +78,14 @@ def command(kind: str, port: int, sock: str = "") -> list[str]:
     return [sys.executable, "-m", "daphne", *place, *limits, "kbproject.asgi:application"]
 
 
-async def spawn(kind: str, port: int, sock: str, env: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
+async def spawn(
+    kind: str, port: int, sock: str, env: Mapping[str, str], log: Path, root: Path = ROOT
+) -> asyncio.subprocess.Process:
     """Start the proxy's process; the log is added to."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command(kind, port, sock),
-            cwd=ROOT,
+            cwd=root,
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -105,6 +107,8 @@ class Server:
     ping_path: str = "/ping"
     sock: str = ""
     peer: Server | None = None
+    root: Path = ROOT
+    """Where its code is."""
     server_errors: list[str] = field(default_factory=list)
     """Requests that were answered 500 although no backend did."""
 
@@ -209,7 +213,7 @@ class Server:
     async def restart(self) -> None:
         """Start it anew after its end, at the same place, and wait until it is ready."""
         assert self.process.returncode is not None, "it runs still"
-        self.process = await spawn(self.kind, self.port, self.sock, self.env, self.log)
+        self.process = await spawn(self.kind, self.port, self.sock, self.env, self.log, self.root)
         await self.ready()
 
     async def stop(self) -> int:
@@ -257,7 +261,12 @@ class Servers:
         return self.running[name]
 
     async def start(
-        self, kind: str, env: Mapping[str, str] | None = None, ping_path: str = "/ping", sock: str = ""
+        self,
+        kind: str,
+        env: Mapping[str, str] | None = None,
+        ping_path: str = "/ping",
+        sock: str = "",
+        root: Path = ROOT,
     ) -> Server:
         """A new server that no other test uses, once it is ready. A cluster's first node knows the other."""
         if kind == "cluster":
@@ -267,7 +276,7 @@ class Servers:
             )
             front.peer = api
             return front
-        server = await self.launch(kind, env or {}, ping_path, sock)
+        server = await self.launch(kind, env or {}, ping_path, sock, root)
         await server.ready()
         return server
 
@@ -280,7 +289,9 @@ class Servers:
         """An embedded database of this name; whoever has the same shares it."""
         return {"EKBO_DATABASE_URL": f"sqlite:///{self.logs}/{name}.sqlite3"}
 
-    async def launch(self, kind: str, env: Mapping[str, str], ping_path: str = "/ping", sock: str = "") -> Server:
+    async def launch(
+        self, kind: str, env: Mapping[str, str], ping_path: str = "/ping", sock: str = "", root: Path = ROOT
+    ) -> Server:
         """Start the process without waiting for it."""
         port = free_port()
         full = environment(self.backend.port, self.database_env(f"port{port}") | dict(env))
@@ -289,8 +300,8 @@ class Servers:
             place = {"EKBO_UNIX_DOMAIN_SOCKET_FILENAME": sock} if sock else {"EKBO_PORT": str(port)}
             full = place | full
         log = self.logs / f"{next(self._numbers)}-{kind}.log"
-        process = await spawn(kind, port, sock, full, log)
-        server = Server(kind, full, port, log, process, ping_path, sock)
+        process = await spawn(kind, port, sock, full, log, root)
+        server = Server(kind, full, port, log, process, ping_path, sock, root=root)
         self.everyone.append(server)
         return server
 

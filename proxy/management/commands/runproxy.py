@@ -4,12 +4,14 @@ import asyncio
 import logging
 import socket
 import ssl
-from argparse import ArgumentTypeError
+import sys
+from argparse import SUPPRESS, ArgumentTypeError
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from proxy import conf, listeners, machine, redis_check, server, tls, workers
+from proxy import conf, listeners, machine, redis_check, reload_workers, server, tls, workers
 from proxy.findings import State
 
 MAX_WORKERS = 1024  # more than any machine has use for; a typing error shouldn't fork for ever
@@ -33,13 +35,28 @@ class Command(BaseCommand):
             "--tls-cert", metavar="FILE", help="certificate chain, PEM, as EKBO_TLS_CERT; with --tls-key"
         )
         parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM, as EKBO_TLS_KEY")
+        parser.add_argument(
+            "--reload-workers",
+            action="store_true",
+            help="replace the workers of the proxy that this configuration has, one by one, by the code now on disk",
+        )
+        parser.add_argument("--take-over", type=int, metavar="DESCRIPTOR", help=SUPPRESS)  # the supervisor's word
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["reload_workers"]:
+            self._reload_workers()
+            return
         from kbproject.asgi import application
 
         conf.override(**{name: options[name] for name in ("tls_cert", "tls_key") if options[name]})
         config = conf.options()
         context = _tls_context(config)
+        if options["take_over"] is not None:
+            try:
+                workers.take_over(options["take_over"], application, config, context)
+            except (OSError, ValueError) as error:
+                raise CommandError(f"can't take over from a worker: {error}") from error
+            return
         count: int = options["workers"]
         if count > 1 and not config.clustered:
             raise CommandError(
@@ -52,6 +69,12 @@ class Command(BaseCommand):
             server.run(application, sockets[0], config, context)
         else:
             workers.run(application, sockets, config, context)
+
+    def _reload_workers(self) -> None:
+        if settings.KUIPERBELT_PROBLEMS:
+            sys.exit(conf.report(settings.KUIPERBELT_PROBLEMS))
+        for line in reload_workers.ask(listeners.places(conf.options())[0]):
+            self.stdout.write(line)
 
 
 def _warn(config: conf.Options, count: int) -> None:
