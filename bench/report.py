@@ -15,7 +15,7 @@ from .processes import BenchError
 from .run import Round
 from .work import Plan
 
-PACKAGES = ["Django", "channels", "uvicorn", "daphne", "uvloop", "httptools", "websockets", "autobahn", "aiohttp"]
+PACKAGES = ["Django", "channels", "uvicorn", "daphne", "uvloop", "httptools", "websockets", "autobahn"]
 
 VERDICTS = {None: "", True: "met", False: "**not met**"}
 

@@ -17,5 +17,7 @@ def ca_file(value: Any) -> str:
 
 
 def trust(name: str) -> ssl.SSLContext:
-    """Whom the authorities in this file vouch for, and nobody else."""
-    return ssl.create_default_context(cafile=name)
+    """Whom the authorities in this file vouch for, and nobody else; no name: those that the system trusts."""
+    context = ssl.create_default_context(cafile=name or None)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -11,30 +11,27 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-import aiohttp
-from yarl import URL
-
-from proxy import http_client, reload
+from proxy import reload, signatures
+from proxy.ca_file import trust
 from proxy.conf import Options, options
-from proxy.exceptions import CallbackError, ConnectRefused, NoBackendAnswer
+from proxy.dial import Tcp
+from proxy.exceptions import CallbackError, ConnectRefused, HttpError, NoBackendAnswer
 from proxy.forwarding import TextHeaders, callback_query, set_headers
-from proxy.http_client import Answer, exchange
+from proxy.http_client import HttpClient
+from proxy.http_connection import Answer
+from proxy.http_request import Template, place_of
 from proxy.protocol import Frame, is_session_key, make_frame
-from proxy.signatures import secret_bytes, signed
 from proxy.stats import Stats, stats
 from proxy.upstream import upstreams
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
 KINDS = ("connect", "establish", "receive", "close")
-MAX_CONNECTIONS = 512  # of each kind; a callback over that waits inside its time-out
 EVENT_ID = "X-Kuiperbelt-Event-Id"
-KEEP_ALIVE = 10.0  # seconds that an unused connection to a backend is kept
 
 # What a refused client gets to see of the backend's headers.
-_RELAYED = ("content-type", "retry-after", "www-authenticate")
+_RELAYED = (b"content-type", b"retry-after", b"www-authenticate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +55,40 @@ class Accepted:
 
 
 class Callbacks:
-    """The HTTP client for one event loop."""
+    """The requests of one event loop."""
 
     def __init__(self, config: Options) -> None:
         self._options = config
-        # One pool for each kind, so that a callback that hangs doesn't keep the others waiting for a connection.
-        ca = config.callback_ca
-        self._clients = {
-            kind: http_client.client(ca, limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE) for kind in KINDS
-        }
         self._upstreams = upstreams(config)
-        self.sign_with(config.signing_keys)
-        self._fresh = http_client.client(ca, limit=0, force_close=True)
-        parts = urlsplit(config.connect_callback)
-        self._connect_base = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
-        self._connect_query = parts.query
-        self._urls = {
-            name: URL(url)
-            for name, url in (
-                ("establish", config.establish_callback),
-                ("receive", config.receive_callback),
-                ("close", config.close_callback),
-            )
-            if url
+        urls = {kind: getattr(config, f"{kind}_callback") for kind in KINDS}
+        self._places = {kind: place_of(url) for kind, url in urls.items() if url}
+        tls = trust(config.callback_ca) if any(place.tls for place in self._places.values()) else None
+        # Connections of its own for each kind, so that a callback that hangs doesn't keep the others waiting for one.
+        self._clients = {
+            kind: HttpClient(Tcp(place.host, place.port, tls if place.tls else None))
+            for kind, place in self._places.items()
         }
+        self.sign_with(config.signing_keys)
 
     def sign_with(self, keys: Sequence[str]) -> None:
         """Sign callbacks with these from now on; with none, don't."""
-        self._secrets = [secret_bytes(key) for key in keys]
+        self._secrets = [signatures.secret_bytes(key) for key in keys]
+        # proxy_set_header comes last, but for the signature; there is always a Host.
+        changes = [(name, value) for name, value in self._options.proxy_set_header if value or name.lower() != "host"]
+        if keys:
+            changes += [(name, "") for name in signatures.NAMES]
+        self._replaced = frozenset(name.lower() for name, _ in changes)
+        self._templates = {
+            kind: Template(
+                "GET" if kind == "connect" else "POST",
+                set_headers([("Host", place.authority), ("Accept-Encoding", "identity")], changes),
+            )
+            for kind, place in self._places.items()
+        }
 
     async def shut_down(self) -> None:
-        for client in (*self._clients.values(), self._fresh):
-            await client.close()
+        for client in self._clients.values():
+            await client.shut_down()
 
     async def connect(self, headers: TextHeaders, query: bytes, offered: list[str]) -> Accepted:
         """Ask whether a client may connect.
@@ -97,36 +96,39 @@ class Callbacks:
         `headers` are the client's with the proxy's own, `offered` its subprotocols. Raises ConnectRefused with the
         backend's answer, CallbackError for 502 (contract: GET connect 3).
         """
-        text = callback_query(self._connect_query, query)
-        url = URL(f"{self._connect_base}?{text}" if text else self._connect_base, encoded=True)
-        status, answer, body = await self._request("connect", url, headers, None, MAX_ANSWER_SIZE)
+        text = callback_query(self._places["connect"].query, query)
+        answer = await self._request("connect", text, headers, None, MAX_ANSWER_SIZE)
+        status, body = answer.status, answer.body
         if status < 200 or 300 <= status < 400:
             raise CallbackError(f"connect: expected a final answer, found status {status}")
-        if answer.get("content-encoding", "identity").lower() != "identity":
-            raise CallbackError(f"connect: expected a plain body, found Content-Encoding {answer['content-encoding']}")
+        coding = answer.get(b"content-encoding")
+        if coding is not None and coding.lower() != "identity":
+            raise CallbackError(f"connect: expected a plain body, found Content-Encoding {coding}")
         if status != 200:
             relayed = [
-                (name.encode(), answer[name].encode(errors="surrogateescape")) for name in _RELAYED if name in answer
+                (name, value.encode(errors="surrogateescape"))
+                for name in _RELAYED
+                if (value := answer.get(name)) is not None
             ]
             raise ConnectRefused(status, body, relayed, f"the backend answered {status}")
-        keys = answer.getall(self._options.session_header, [])
+        keys = answer.all(self._options.session_header_name)
         if len(keys) != 1 or not is_session_key(keys[0]):
             found = f"{len(keys)} of them" if len(keys) != 1 else "a malformed one"
             raise CallbackError(f"connect: expected one session key in {self._options.session_header}, found {found}")
-        subprotocol = answer.get("sec-websocket-protocol")
+        subprotocol = answer.get(b"sec-websocket-protocol")
         if subprotocol is not None and subprotocol not in offered:
             raise CallbackError(f"connect: expected a subprotocol that the client offered, found {subprotocol!r}")
-        return Accepted(keys[0], _frame(body, answer) if body else None, subprotocol)
+        return Accepted(keys[0], _frame(answer) if body else None, subprotocol)
 
     async def establish(self, session: Session) -> None:
         await self._post("establish", session)
 
     async def receive(self, session: Session, frame: Frame) -> Frame | None:
         """Hand a client's frame over; the frame to answer with, if receive_reply is on and the backend gave one."""
-        body, answer = await self._post(
+        answer = await self._post(
             "receive", session, [("Content-Type", frame.content_type)], frame.encode(), self._options.max_body_size
         )
-        return _frame(body, answer) if body and self._options.receive_reply else None
+        return _frame(answer) if answer and answer.body and self._options.receive_reply else None
 
     async def close(self, session: Session, code: int, reason: str) -> None:
         """Tell the end; the event's id is the same however often, and by whomever, it is told."""
@@ -135,7 +137,7 @@ class Callbacks:
 
     def wants(self, name: str) -> bool:
         """Is this callback configured?"""
-        return name in self._urls
+        return name in self._places
 
     async def _post(
         self,
@@ -145,10 +147,10 @@ class Callbacks:
         body: bytes = b"",
         limit: int = MAX_ANSWER_SIZE,
         event_id: uuid.UUID | None = None,
-    ) -> tuple[bytes, Any]:
-        url = self._urls.get(name)
-        if url is None:
-            return b"", {}
+    ) -> Answer | None:
+        """The backend's 200; None: this callback isn't configured."""
+        if name not in self._places:
+            return None
         sent = [
             (self._options.session_header, session.key),
             ("X-Kuiperbelt-Endpoint", session.endpoint),
@@ -156,49 +158,44 @@ class Callbacks:
             (EVENT_ID, str(event_id or uuid.uuid4())),
             *(headers or ()),
         ]
-        status, answer, content = await self._request(name, url, sent, body, limit)
-        if status != 200:
-            raise CallbackError(f"{name}: expected status 200, found {status}")
-        return content, answer
+        answer = await self._request(name, self._places[name].query, sent, body, limit)
+        if answer.status != 200:
+            raise CallbackError(f"{name}: expected status 200, found {answer.status}")
+        return answer
 
-    async def _request(self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+    async def _request(self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
         """One exchange, when it is its turn. Raises BackendBusy when it isn't made at all."""
-        timeout = self._options.callback_timeout
+        timeout = self._options.callback_timeout or None
         if upstream := self._upstreams.get(name):
             async with upstream.turn(name) as waited:
                 left = timeout - waited if timeout else None
-                return await _counted(name, self._ask(name, url, headers, body, limit, left))
-        return await _counted(name, self._ask(name, url, headers, body, limit, timeout or None))
+                return await _counted(name, self._ask(name, query, headers, body, limit, left))
+        return await _counted(name, self._ask(name, query, headers, body, limit, timeout))
 
     async def _ask(
-        self, name: str, url: URL, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
+        self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
     ) -> Answer:
-        """One exchange, body included, inside callback.timeout; proxy_set_header last, but for the signature."""
-        sent = set_headers([*headers, ("Accept-Encoding", "identity")], self._options.proxy_set_header)
+        """One exchange, body included, inside callback.timeout."""
+        sent = headers
+        if self._replaced:
+            sent = [(key, value) for key, value in headers if key.lower() not in self._replaced]
         if self._secrets:
             event_id = dict(headers).get(EVENT_ID) or str(uuid.uuid4())  # a connect is no event
-            # Instead of what a client may have sent under these names.
-            sent = set_headers(sent, signed(self._secrets, event_id, int(time.time()), body or b""))
-        method = "GET" if body is None else "POST"
+            sent = [*sent, *signatures.signed(self._secrets, event_id, int(time.time()), body or b"")]
+        path = self._places[name].path
         try:
-            async with asyncio.timeout(timeout):
-                try:
-                    status, answer, content = await exchange(self._clients[name], method, url, sent, body, limit)
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    if isinstance(error, aiohttp.ClientConnectorError):
-                        raise
-                    # A prefork backend closes kept-alive connections whenever it likes; that isn't its failure.
-                    status, answer, content = await exchange(self._fresh, method, url, sent, body, limit)
+            request = self._templates[name].request(f"{path}?{query}" if query else path, sent, body)
+            answer = await self._clients[name].exchange(request, limit, timeout)
         except TimeoutError:
             expected = f"an answer within {self._options.callback_timeout:g}s"
             raise NoBackendAnswer(f"{name}: expected {expected}, found none") from None
-        except (aiohttp.ClientError, ValueError) as error:
-            # Never the error's own text: it can hold the URL, and so the client's query.
-            reason = getattr(error, "strerror", None) or getattr(error, "message", None) or ""
-            raise NoBackendAnswer(f"{name}: {type(error).__name__} {str(reason)[:200]!r}") from None
-        if len(content) > limit and status == 200:
-            raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
-        return status, answer, content[:limit]  # a refusal is relayed as far as it goes
+        except (HttpError, ValueError) as error:
+            raise NoBackendAnswer(f"{name}: expected an HTTP answer, found: {error}") from None
+        if len(answer.body) > limit:
+            if answer.status == 200:
+                raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
+            answer.body = answer.body[:limit]  # a refusal is relayed as far as it goes
+        return answer
 
 
 async def _counted(name: str, exchange: Coroutine[Any, Any, Answer]) -> Answer:
@@ -206,7 +203,7 @@ async def _counted(name: str, exchange: Coroutine[Any, Any, Answer]) -> Answer:
     began, result = perf_counter(), "cancelled"
     try:
         answer = await exchange
-        result = "ok" if answer[0] == 200 else "refused"
+        result = "ok" if answer.status == 200 else "refused"
     except NoBackendAnswer:
         result = "no_answer"
         raise
@@ -219,9 +216,9 @@ async def _counted(name: str, exchange: Coroutine[Any, Any, Answer]) -> Answer:
     return answer
 
 
-def _frame(body: bytes, answer: Any) -> Frame:
+def _frame(answer: Answer) -> Frame:
     try:
-        return make_frame(body, answer.get("content-type", ""))
+        return make_frame(answer.body, answer.get(b"content-type") or "")
     except UnicodeDecodeError:
         raise CallbackError("expected UTF-8 or Content-Type application/octet-stream, found other bytes") from None
 

@@ -16,6 +16,7 @@ from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
 from proxy.exceptions import BackendBusy, CallbackError
+from proxy.http_client import MAX_CONNECTIONS
 from proxy.journal import Journal, Row, Stored
 from proxy.protocol import plain
 from proxy.stats import stats
@@ -81,7 +82,7 @@ class Teller:
         self._make_sure = make_sure
         self.telling: dict[str, Row] = {}
         """By connection, what isn't to be taken from the database now, or was told and its row is still there."""
-        self._slots = asyncio.Semaphore(callbacks.MAX_CONNECTIONS)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._retries: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 

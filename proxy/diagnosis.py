@@ -3,7 +3,6 @@
 Used by `checkbackend` and `doctor`.
 """
 
-import os
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -12,29 +11,32 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from proxy import callbacks, conf, forwarding, protocol
 from proxy.conf import Options
 from proxy.endpoint import endpoint_for
-from proxy.exceptions import CallbackError, ConnectRefused
+from proxy.exceptions import (
+    AnswerCut,
+    BadAnswer,
+    CallbackError,
+    ConnectRefused,
+    HostUnknown,
+    HungUp,
+    TlsFailed,
+    Unreachable,
+)
 
 TEST = "kuiperbelt-check"
 """What a backend knows these calls by: a parameter of the query, the key when there is none, and the frame."""
 
 # Tried in this order: the first that fits.
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "there is no host {host}, as far as this machine knows"),
-    (aiohttp.ClientSSLError, "{place} doesn't speak TLS, or has a certificate that this machine doesn't trust"),
-    (
-        aiohttp.ClientConnectorError,
-        "nobody answers at {place} ({why}): does the backend run, and may this machine reach it?",
-    ),
-    (aiohttp.ServerDisconnectedError, "{place} hung up without an answer: does a worker crash there, or is it HTTPS?"),
+    (HostUnknown, "there is no host {host}, as far as this machine knows"),
+    (TlsFailed, "{place} doesn't speak TLS, or has a certificate that this machine doesn't trust ({why})"),
+    (Unreachable, "nobody answers at {place} ({why}): does the backend run, and may this machine reach it?"),
+    (HungUp, "{place} hung up without an answer ({why}): does a worker crash there, or is it HTTPS?"),
     (TimeoutError, "no whole answer within {limit:g} s (callback.timeout): are all of the backend's workers busy?"),
-    (aiohttp.ClientPayloadError, "{place} hung up in the middle of its answer"),
-    (aiohttp.ClientResponseError, "what {place} answers isn't HTTP: is it another service's port, or HTTPS?"),
-    (OSError, "the connection to {place} broke ({why}): does a worker crash there?"),
+    (AnswerCut, "{place} hung up in the middle of its answer"),
+    (BadAnswer, "what {place} answers isn't HTTP ({why}): is it another service's port, or HTTPS?"),
 )
 _STATUSES = {
     400: "the backend doesn't like the request; if it checks Host, it must allow {host}",
@@ -131,8 +133,7 @@ def explain(name: str, url: str, error: CallbackError | ConnectRefused, options:
     cause = error.__context__
     for kind, text in _CAUSES:
         if isinstance(cause, kind):
-            number = getattr(cause, "errno", None) or 0
-            return text.format(why=os.strerror(number) if number > 0 else type(cause).__name__, **facts)
+            return text.format(why=cause, **facts)
     if found := re.search(r"found status (\d+)", str(error)):
         return _of_status(int(found[1])).format(**facts)
     return str(error)

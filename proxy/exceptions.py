@@ -22,6 +22,14 @@ KuiperbeltError
 ├── CallbackError                the backend didn't answer a callback as it should
 │   ├── NoBackendAnswer          not at all: unreachable, too slow, not HTTP
 │   └── BackendBusy              it wasn't asked: too many callbacks at once, or it gives no answers
+├── HttpError                    another HTTP server gave no whole answer
+│   ├── Unreachable              there is no connection: nobody listens there, or no TLS
+│   │   ├── HostUnknown
+│   │   └── TlsFailed            what listens there speaks no TLS, or its certificate isn't believed
+│   │       └── WrongCertificate not the one that was expected
+│   ├── HungUp                   it closed the connection without a byte of an answer
+│   ├── AnswerCut                it closed the connection in the middle of its answer
+│   └── BadAnswer                it doesn't speak HTTP, or answered with more headers than are taken
 └── DeclaredDead                 another process has taken over what this one had in the database
 
 Errors of the configuration aren't exceptions: they are collected as `conf.Problem` and reported together.
@@ -165,6 +173,38 @@ class BackendBusy(CallbackError):
     def __init__(self, text: str, retry_after: int) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+
+
+class HttpError(KuiperbeltError):
+    """What became of a request; the text has no part of the request in it."""
+
+
+class Unreachable(HttpError):
+    """The request wasn't sent."""
+
+
+class HostUnknown(Unreachable):
+    pass
+
+
+class TlsFailed(Unreachable):
+    pass
+
+
+class WrongCertificate(TlsFailed):
+    pass
+
+
+class HungUp(HttpError):
+    """On a kept connection it most probably wasn't read either."""
+
+
+class AnswerCut(HttpError):
+    pass
+
+
+class BadAnswer(HttpError):
+    pass
 
 
 class DeclaredDead(KuiperbeltError):

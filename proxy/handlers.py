@@ -69,14 +69,14 @@ class ProxyRequest(ASGIRequest):
         announced = self.header(b"content-length")
         if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
             raise BodyTooLarge(limit)
-        body: bytes = b""
+        body = bytearray()
         more = True
         while more:
             piece, more = await self.read_piece()
             body += piece
             if len(body) > limit:
                 raise BodyTooLarge(limit)
-        return body
+        return bytes(body)
 
 
 async def _not_found(request: ProxyRequest) -> HttpResponse:

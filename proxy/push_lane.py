@@ -91,8 +91,9 @@ class PushLane(KeptAlive):
     """uvicorn's HTTP protocol with the lane in front of it."""
 
     reads_head = True
-    """No head has come in whole since the last request; `head_size` is for who counts its bytes meanwhile."""
+    """No head has come in whole since the last request."""
     head_size = 0
+    """Bytes of the head, or of what may be trailers, for who counts them; a piece of the body puts it back."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,7 +102,7 @@ class PushLane(KeptAlive):
         self._push: Push | None = None
         self._head: Head
         self._keys: list[str]
-        self._body = b""
+        self._body = bytearray()
         self._started = 0.0
         self._between = True  # the parser has nothing of a request
         self._usual: RepeatedHead | None = None
@@ -161,7 +162,6 @@ class PushLane(KeptAlive):
             self._hand_on()
             return
         self._push = push
-        self._body = b""
         self.reads_body = True
         self._waits_since = None
         self._started = perf_counter()
@@ -197,6 +197,7 @@ class PushLane(KeptAlive):
             super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
+        self.head_size = 0
         if self._push:
             self._body += body
         else:
@@ -205,10 +206,11 @@ class PushLane(KeptAlive):
     def on_message_complete(self) -> None:
         self._between = True
         push, self._push = self._push, None
-        body, self._body = self._body, b""
         if push is None:
             super().on_message_complete()
             return
+        body = bytes(self._body)
+        self._body.clear()
         self.reads_body = False
         self._waits_since = None
         try:
@@ -293,7 +295,7 @@ class PushLane(KeptAlive):
         if self._push:
             self._push = None
             self._hand_on()
-            super().on_body(self._body)
+            super().on_body(bytes(self._body))
         waiting: Any = self.cycle
         if isinstance(waiting, Waiting) and not waiting.response_complete:
             self._run(self._watch_over(waiting))

@@ -46,14 +46,16 @@ class HttpProtocol(PushLane):
     _running: RequestResponseCycle | None = None
 
     def data_received(self, data: bytes) -> None:
-        if self.reads_head:
+        if self.reads_head or self.reads_body:
             self.head_size += len(data)
         super().data_received(data)
-        # What came with the last piece of the head may be body, so it counts only while the head isn't complete.
-        if self.reads_head and self.head_size > MAX_HEAD_SIZE and not self.transport.is_closing():
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            )
+        # What came with the last piece of the head may be body, so it counts only while the head isn't complete; and
+        # what came since the last piece of the body is trailers, which the parser keeps until their end.
+        if self.head_size > MAX_HEAD_SIZE and (self.reads_head or self.reads_body) and not self.transport.is_closing():
+            if self.reads_head:  # else the answer may have begun
+                self.transport.write(
+                    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                )
             self.transport.close()
 
     def _get_upgrade(self) -> bytes | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from proxy.forwarding import TextHeaders
 
 PREFIX = "whsec_"
+NAMES = ("webhook-id", "webhook-timestamp", "webhook-signature")
 KEY_SIZES = range(24, 65)  # bytes, says the specification
 
 
@@ -32,8 +33,5 @@ def signed(secrets: Sequence[bytes], event_id: str, timestamp: int, body: bytes)
     """The three headers; `timestamp` is in seconds since 1970."""
     content = b"%s.%d.%s" % (event_id.encode(), timestamp, body)
     signatures = (base64.b64encode(hmac.digest(secret, content, "sha256")).decode() for secret in secrets)
-    return [
-        ("webhook-id", event_id),
-        ("webhook-timestamp", str(timestamp)),
-        ("webhook-signature", " ".join(f"v1,{signature}" for signature in signatures)),
-    ]
+    values = (event_id, str(timestamp), " ".join(f"v1,{signature}" for signature in signatures))
+    return list(zip(NAMES, values, strict=True))

@@ -90,8 +90,8 @@ async def test_a_refusal_carries_what_the_client_may_see(backend: Backend, make:
         (accept("k", endless=True), "at most 65536 bytes"),
         (accept("k", delay=2.0), "expected an answer within 0.5s"),
         (accept("k", body=b"12345678", drip=0.2), "expected an answer within 0.5s"),
-        (Answer(raw=b"nonsense\r\n\r\n"), "BadStatusLine|ClientResponseError"),
-        (accept("k", body=b"cut off", reset=True), "ClientPayloadError|ClientOSError|ServerDisconnected"),
+        (Answer(raw=b"nonsense\r\n\r\n"), "found: Expected HTTP/"),
+        (accept("k", body=b"cut off", reset=True), "Connection reset by peer, in the middle"),
     ],
 )
 async def test_answers_that_are_a_502(backend: Backend, make: Make, key: str, answer: Answer, found: str) -> None:
@@ -114,7 +114,7 @@ async def test_what_is_logged_names_no_query(backend: Backend, make: Make, key: 
 
 
 async def test_nobody_listens(make: Make) -> None:
-    with pytest.raises(CallbackError, match="ClientConnectorError"):
+    with pytest.raises(CallbackError, match="found: Connection refused"):
         await make(connect_callback="http://127.0.0.1:9/").connect([], b"", [])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -13,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import aiohttp
 import pytest
+from websockets.asyncio.client import connect
 
 from examples.chat import run
 from examples.chat.app import create_app
@@ -41,24 +42,24 @@ class TestLoad:
     async def test_many_at_once_do_not_lock_two_workers_up(self, empty_demo: Demo) -> None:
         """Each connect, message and leave makes a worker call the proxy while the proxy waits for that worker."""
         people, words = 20, 5
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
 
-            async def person(number: int) -> list[str]:
-                login = await client.post(f"{empty_demo.url}login", data={"name": f"P{number}"}, allow_redirects=False)
-                assert login.status == 303
-                cookie = {"Cookie": login.headers["Set-Cookie"].split(";")[0]}
-                url = f"http://{HOST}:{empty_demo.port}/connect"
-                heard: list[str] = []
-                async with client.ws_connect(url, headers=cookie) as socket:
-                    for word in range(words):
-                        await socket.send_json({"nonce": f"n-{word}", "text": f"{number}: {word}"})
-                    while sum(said.startswith(f"{number}: ") for said in heard) < words:
-                        frame = await socket.receive_json(timeout=30)
-                        if frame["type"] == "message":
-                            heard.append(frame["message"]["text"])
-                return heard
+        async def person(number: int) -> list[str]:
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            status, headers, _ = await asyncio.to_thread(ask, empty_demo, "POST", "/login", form, f"name=P{number}")
+            assert status == 303
+            cookie = {"Cookie": headers["Set-Cookie"].split(";")[0]}
+            heard: list[str] = []
+            async with connect(f"ws://{HOST}:{empty_demo.port}/connect", additional_headers=cookie) as socket:
+                for word in range(words):
+                    await socket.send(json.dumps({"nonce": f"n-{word}", "text": f"{number}: {word}"}))
+                while sum(said.startswith(f"{number}: ") for said in heard) < words:
+                    async with asyncio.timeout(30):
+                        frame = json.loads(await socket.recv())
+                    if frame["type"] == "message":
+                        heard.append(frame["message"]["text"])
+            return heard
 
-            everything = await asyncio.gather(*(person(number) for number in range(people)))
+        everything = await asyncio.gather(*(person(number) for number in range(people)))
         for number, heard in enumerate(everything):
             own = [said for said in heard if said.startswith(f"{number}: ")]
             assert own == [f"{number}: {word}" for word in range(words)]
@@ -140,11 +141,11 @@ class TestBackend:
 
 
 def ask(
-    demo: Demo, method: str, path: str, headers: dict[str, str] | None = None
+    demo: Demo, method: str, path: str, headers: dict[str, str] | None = None, body: str | None = None
 ) -> tuple[int, http.client.HTTPMessage, str]:
     connection = http.client.HTTPConnection(HOST, demo.demo_port, timeout=10)
     try:
-        connection.request(method, path, headers=headers or {})
+        connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read().decode()
     finally:

@@ -1,6 +1,5 @@
 """What a failed callback means, in plain words: statuses. What real backends do wrong is in test_checkbackend."""
 
-import aiohttp
 import pytest
 
 from proxy.conf import Options
@@ -8,7 +7,6 @@ from proxy.diagnosis import explain
 from proxy.exceptions import CallbackError, ConnectRefused
 
 URL = "http://app.example:8000/hooks/x?token=secret"
-EMPTY = aiohttp.client_exceptions.ServerDisconnectedError()
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,19 @@ async def test_who_takes_too_long_to_ask(servers: Servers, backend: Backend, tmp
     assert not backend.seen("/connect", "slow")
     assert (await request(server.api, "GET", "/stats?format=full")).json()["request_timeouts"] == 4
     await server.stop()
+
+
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"X: y\r\n" * 11_000], ids=["one trailer", "many trailers"])
+async def test_trailers_without_end(servers: Servers, key: str, piece: bytes) -> None:
+    """The connection is closed before the parser has kept much of them."""
+    server = await servers.get("uvicorn")
+    async with Http.open(server) as http:
+        head = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key), ("Transfer-Encoding", "chunked")])
+        await http.write(head + b"1\r\nx\r\n0\r\nX-Long: ")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 16 * 1024 * 1024:
+                http.writer.write(piece)
+                await http.writer.drain()
+                sent += len(piece)
+        assert sent < 8 * 1024 * 1024
