@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults history steady kills soak idle coverage lint audit format bench bench-peers bench-cluster demo lock clean
+.PHONY: help run test faults history steady kills soak idle fuzz machine coverage lint audit format bench bench-peers bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,16 @@ soak: $(VENV)/dev.stamp ## two nodes whose clients come and go for two hours: do
 
 idle: $(VENV)/dev.stamp ## 10,000 connections that do nothing for an hour: CPU and memory of each; IDLE_CONNECTIONS, IDLE_SECONDS
 	$(BIN)/python -m bench idle --connections $${IDLE_CONNECTIONS:-10000} --seconds $${IDLE_SECONDS:-3600} --settle 60
+
+fuzz: $(VENV)/dev.stamp ## random input for all that others send: FUZZ_EXAMPLES of each kind
+	sh tests/system-tools.sh
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-3000} \
+		$(BIN)/python -m pytest -m hypothesis -o timeout=7200 --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+machine: $(VENV)/dev.stamp ## a cluster against a model, with kills, drains and crowds: MACHINE_STEPS, at random
+	sh tests/system-tools.sh
+	MACHINE_STEPS=$${MACHINE_STEPS:-10000} \
+		$(BIN)/python -m pytest -rP tests/test_cluster_machine.py --numprocesses 2 --dist load $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

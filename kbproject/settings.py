@@ -137,6 +137,8 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         # A traceback for each request with an unknown Host, or with too many fields.
         "django.security": {"level": "CRITICAL"},
+        # A traceback for each subprotocol that isn't ASCII.
+        "daphne.ws_protocol": {"level": "CRITICAL"},
         # uvicorn's own lines for connections show query strings.
         "uvicorn": {"level": "WARNING"},
     },

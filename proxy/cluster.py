@@ -6,6 +6,7 @@ inbox. PUBLISH says how many processes that are: none means that there is no suc
 
 import asyncio
 from collections.abc import Callable, Iterable
+from reprlib import repr as short
 from time import monotonic
 from typing import Any
 
@@ -225,7 +226,7 @@ class RedisChannelLayer(RedisPubSubChannelLayer):
 def _event(found: dict[str, Any]) -> Event:
     event = envelope.unpack_event(found["event"])
     if not events.is_valid(event):
-        raise BadEnvelope(f"expected an event for a session, found {event.get('type')!r:.40} that can't be used")
+        raise BadEnvelope(f"expected an event for a session, found {short(event.get('type')):.40} that can't be used")
     return event
 
 

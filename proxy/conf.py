@@ -17,6 +17,7 @@ from django.dispatch import receiver
 
 from proxy import config_template
 from proxy.options import Options as Options
+from proxy.printable import shown
 
 NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
 """Where the problem is that only who serves or calls the backend has."""
@@ -42,7 +43,7 @@ class Problem:
     found: str
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}"
+        return shown(f"{self.where}: expected {self.expected}, found {self.found}")
 
 
 def options() -> Options:
@@ -155,7 +156,7 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
         # Scalars stay the text they are, as in Go: a header's value 1.10 isn't the number 1.1.
         text = _expanded(source, environ, problems)
         document = yaml.load(text, Loader=yaml.BaseLoader)  # makes text only  # noqa: S506  # nosec B506
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:  # also of characters that don't exist
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:
         problems.append(Problem(f"EKBO_CONFIG {name}", "YAML", _what_is_wrong(error)))

@@ -5,6 +5,7 @@ add some. A message of another version, or of an unknown kind, is refused.
 """
 
 from collections.abc import Iterable, Mapping
+from reprlib import repr as short
 from typing import Any
 
 import msgpack
@@ -59,14 +60,15 @@ def unpack(payload: bytes) -> dict[str, Any]:
     envelope = _read(payload)
     if not isinstance(envelope, dict) or envelope.get("v") != VERSION:
         version = envelope.get("v") if isinstance(envelope, dict) else None
-        raise BadEnvelope(f"expected a message of version {VERSION}, found {version!r:.40}")
+        raise BadEnvelope(f"expected a message of version {VERSION}, found {short(version):.40}")
     kind = envelope.get("kind")
     fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
-        raise BadEnvelope(f"expected one of {', '.join(_FIELDS)}, found {kind!r:.40}")
+        raise BadEnvelope(f"expected one of {', '.join(_FIELDS)}, found {short(kind):.40}")
     for name, expected in fields.items():
         if not isinstance(envelope.get(name), expected):
-            raise BadEnvelope(f"{kind}: expected {expected.__name__} as {name}, found {envelope.get(name)!r:.40}")
+            found = short(envelope.get(name))  # not the whole: what is nested deeply, repr() gives up on
+            raise BadEnvelope(f"{kind}: expected {expected.__name__} as {name}, found {found:.40}")
     return envelope
 
 
@@ -74,7 +76,7 @@ def unpack_event(event: bytes) -> dict[str, Any]:
     """The event of a request; raises BadEnvelope."""
     found = _read(event)
     if not isinstance(found, dict):
-        raise BadEnvelope(f"expected an event, found {found!r:.40}")
+        raise BadEnvelope(f"expected an event, found {short(found):.40}")
     return found
 
 

@@ -1,5 +1,6 @@
 """What of a client's request goes on to the backend's connect callback (contract: GET connect 2). Pure rules."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,19 +94,31 @@ def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> Tex
 def callback_query(configured: str, query: bytes) -> str:
     """The connect callback's query: what is written in the configured URL, then the client's own parameters.
 
-    A client's parameter that has the name of a configured one is left out, as are empty ones then. Everything else
-    stays as the client wrote it; only bytes that would break the request line are percent-encoded.
+    A client's parameter that has the name of a configured one, or that some backend would take for it, is left out, as
+    are empty ones then. Everything else stays as the client wrote it; only bytes that would break the request line are
+    percent-encoded.
     """
-    reserved = {_parameter_name(part) for part in configured.split("&") if part}
+    reserved = {name for part in configured.split("&") if part for name in _parameter_names(part)}
     text = quote(query, safe="!$%&'()*+,-./:;=?@_~[]|{}^`\\\"<>")
     if not reserved:
         return text
-    parts = [part for part in text.split("&") if part and _parameter_name(part) not in reserved]
-    return "&".join([configured, *parts])
+    parts = [
+        # Perl's and older Ruby's and Python's libraries take ; for & as well.
+        ";".join(piece for piece in part.split(";") if reserved.isdisjoint(_parameter_names(piece)))
+        for part in text.split("&")
+    ]
+    return "&".join([configured, *filter(None, parts)])
 
 
-def _parameter_name(part: str) -> str:
-    return unquote_plus(part.partition("=")[0])
+def _parameter_names(part: str) -> set[str]:
+    """Whom a parameter may be for, as the most generous backends read it.
+
+    PHP drops spaces before a name and what follows a NUL, and writes _ for some characters; with name[] and name[key]
+    it and Rack make a list or a map of the parameter.
+    """
+    name = unquote_plus(part.partition("=")[0]).partition("\0")[0].lstrip(" ")
+    base = next(filter(None, re.split(r"[\[\]]", name)), "")
+    return {re.sub("[ .]", "_", base), re.sub(r"[ .\[]", "_", name)}
 
 
 def peer(headers: Headers, client: str, scheme: str, trusted: Sequence[Network]) -> Peer:

@@ -8,6 +8,7 @@ doesn't exist. Used by `shard`.
 from time import monotonic
 
 LIFETIME = 15.0  # seconds after which a process that isn't heard of any more counts as dead; three probes
+MAX_PROCESSES = 10_000  # over which nobody new is believed to be one
 
 
 class Presence:
@@ -22,6 +23,8 @@ class Presence:
         if inbox == self._inbox:
             return False
         known = self._heard.pop(inbox, None) is not None
+        if len(self._heard) >= MAX_PROCESSES and len(self.others()) >= MAX_PROCESSES:
+            return False
         if not left:
             self._heard[inbox] = monotonic()
         return not known and not left

@@ -23,6 +23,8 @@ from proxy.redis_hosts import Host
 from proxy.shard import Shard
 from proxy.stats import stats
 
+MAX_UNREAD = 10_000  # channels that nobody waits for, over which another process's message begins no further one
+
 logger = logging.getLogger("proxy.cluster")
 
 
@@ -194,10 +196,10 @@ class RedisLayer(LocalChannelLayer):
         try:
             found = envelope.unpack(payload)
             inbox = found.get("inbox", self._inbox)
-            if not inbox.startswith(self._any_inbox):
+            if not inbox.startswith(self._any_inbox) or len(inbox) != len(self._inbox):
                 raise BadEnvelope(f"expected an inbox of this cluster, found {inbox!r:.40}")
             self._take(shard, channel.decode(), found["kind"], found)
-        except BadEnvelope as error:
+        except (BadEnvelope, RecursionError) as error:  # the second when Channels' messages are nested too deeply
             stats.bad_envelopes += 1
             # The first, and then ever fewer: whoever writes such a thing writes many of them.
             if stats.bad_envelopes.bit_count() == 1:
@@ -210,8 +212,11 @@ class RedisLayer(LocalChannelLayer):
         if kind == envelope.PRESENT:
             shard.on_present(found["inbox"], found["number"], found["left"])
         elif kind == envelope.CHANNEL:
+            name = found["channel"]
+            if len(self._queues) - len(self._waiting) >= MAX_UNREAD and name not in self._queues:
+                return
             try:
-                self._put(found["channel"], found["message"])
+                self._put(name, found["message"])
             except ChannelFull:
                 return  # Channels' specification: a message may be lost, and its sender can't be told any more
         elif kind == envelope.GROUP and found["inbox"] != self._inbox:

@@ -147,7 +147,8 @@ class Requests:
         if request is None:
             return
         if outcome == LATER:
-            self._waiting.pop(number, None)
+            if self._waiting.pop(number, None) is None:
+                return  # nobody puts it off again and again
             self._later[number] = request, self._loop.time() + self._wait_limit
             request.overdue = False
             self._arrived(request)

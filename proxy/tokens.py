@@ -98,7 +98,11 @@ def _verified(token: bytes) -> Grant:
         raise Unauthorized("not allowed: the token isn't one of this proxy, whose EKBO_SECRET_KEY signs them") from None
     if claims.get("v") != VERSION:
         raise Unauthorized(f"not allowed: expected a token of version {VERSION}, found another one")
-    return Grant(claims["jti"], claims["prefix"], tuple(claims["verbs"]), claims["exp"])
+    match claims:
+        case {"jti": str(identity), "prefix": str(prefix), "verbs": [*verbs], "exp": int(expires)}:
+            if all(isinstance(verb, str) for verb in verbs):
+                return Grant(identity, prefix, tuple(verbs), expires)
+    raise Unauthorized("not allowed: expected a token with jti, prefix, verbs and exp, found another one")
 
 
 @cache

@@ -31,7 +31,9 @@ START_LIMIT = 30.0  # seconds
 STOP_LIMIT = 15.0  # seconds
 WORKERS = 2  # processes of a node of the kind "workers"
 
-TROUBLE = re.compile(r"Traceback \(most recent call last\)|Task was destroyed|never retrieved|Unhandled [Ee]rror")
+TROUBLE = re.compile(
+    r"Traceback \(most recent call last\)|Task was destroyed|never retrieved|never awaited|Unhandled [Ee]rror"
+)
 """What a server's log must never hold, whatever clients, callers and backends do."""
 
 Address = tuple[str, int] | str

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import conf, delivery, tokens
@@ -23,6 +23,7 @@ from tests.asgi import ask
 from tests.backend import reset
 from tests.clients import TIMEOUT, Headers, Http, RawWebSocket, client, ending, receive, request, send
 from tests.cluster import Cluster
+from tests.fuzzing import examples
 from tests.operators import manage, registered
 from tests.redis_servers import RedisServer
 from tests.servers import ALONE, Server, Servers
@@ -239,7 +240,7 @@ async def test_garbage_is_answered_line_by_line(kind: str, servers: Servers, key
         assert {answer.get("status", 200) for answer in found.values()} == {200, 400}
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.binary(max_size=40) | st.just(b'{"session":"nobody","body":"x"}\n'), max_size=12))
 def test_whatever_comes_each_line_is_answered_once(pieces: list[bytes]) -> None:
     answer = asyncio.run(ask("POST", "/batch", body=pieces or [b""]))

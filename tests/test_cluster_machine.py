@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -26,13 +26,14 @@ from hypothesis.stateful import (
 )
 
 from proxy.exceptions import ClusterUnreachable, SessionNotFound
-from tests.backend import Backend
-from tests.clients import close
+from tests.backend import Answer, Request, welcome
+from tests.clients import RawWebSocket, close
 from tests.cluster import Cluster, Node
+from tests.fuzzing import World
 from tests.history import OK
 from tests.recording import Listener, Recorder
 from tests.redis_servers import RedisServer, eventually
-from tests.servers import Servers
+from tests.test_signatures import NEW, OLD, is_signed
 from tests.vectors_api import OK as OK_BODY
 from tests.vectors_api import not_found
 
@@ -40,62 +41,64 @@ KINDS = ("uvicorn", "uvicorn", "daphne")
 KEYS = 3
 SOON = 5.0  # seconds within which something comes that is under way already
 FORGOTTEN = 16.0  # seconds after which nobody expects a killed process to come back
+EXIT_LIMIT = 6.0  # seconds that a process takes to its end, without a drain window
+AT_ONCE = 2  # connects that a node's backend gets at once
+MACHINE_STEPS = int(os.environ.get("MACHINE_STEPS", "0"))
+"""That all three policies take together; 0: a few."""
 EXAMPLES = 4
-STEPS = 14
+STEPS = 100 if MACHINE_STEPS else 14  # of an example
+RESTARTS = 4 if MACHINE_STEPS else 2  # of nodes, in an example
 
-Result = TypeVar("Result")
 nodes = st.integers(0, len(KINDS) - 1)
 keys = st.integers(0, KEYS - 1)
 
 
-class World:
-    """The cluster that all examples use, each with keys of its own, and the loop that it runs in."""
+class Nodes(World):
+    """The cluster that all examples use, each with keys of its own."""
 
     def __init__(self, logs: Path, policy: str) -> None:
-        # Made by a factory, a runner leaves the loop of the other tests alone.
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        super().__init__(logs)
         self._stack = contextlib.AsyncExitStack()
-        self._logs = logs
         self.policy = policy
         self.numbers = itertools.count()
-        self.backend = Backend()
         self.cluster: Cluster
         self.killed = -FORGOTTEN
-
-    def do(self, what: Awaitable[Result]) -> Result:
-        """Have the loop run until this is done."""
-
-        async def wait() -> Result:
-            return await what
-
-        return self._runner.run(wait())
+        self.steps = 0
+        self.verified = 0
+        """Callbacks whose signatures were looked at."""
 
     async def start(self) -> None:
         """Start everything."""
-        await self.backend.start()
-        self._stack.push_async_callback(self.backend.stop)
+        await super().start()
         redis = await self._stack.enter_async_context(RedisServer.running())
-        self.servers = Servers(self.backend, self._logs, redis.url)
-        env = {"EKBO_DUPLICATE_SESSION": self.policy}
+        self.servers.redis_url = redis.url
+        env = {
+            "EKBO_DUPLICATE_SESSION": self.policy,
+            "EKBO_CALLBACK_SIGNING_KEYS": f"{OLD},{NEW}",
+            "EKBO_CONNECT_CALLBACK_LIMIT": str(AT_ONCE),
+            "EKBO_CALLBACK_QUEUE_SIZE": "0",
+        }
         self.cluster = await self._stack.enter_async_context(Cluster.running(self.servers, KINDS, redis, env=env))
 
     async def end(self) -> None:
         """End everything; nothing may have been wrong in the logs."""
         await self._stack.aclose()
-        assert not self.servers.complaints()
+        self.verify()
+        await super().end()
 
-    def close(self) -> None:
-        """Leave the loop."""
-        try:
-            self.do(self.end())
-        finally:
-            self._runner.close()
+    def verify(self) -> None:
+        """Every callback is signed by both keys; what was looked at is forgotten."""
+        for request in self.backend.requests:
+            assert is_signed(request, OLD), request
+            assert is_signed(request, NEW), request
+            self.verified += 1
+        self.backend.requests.clear()
 
 
 class Machine(RuleBasedStateMachine):
     """The model: `there` has, for each key, the connections that should get what is sent to it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Nodes) -> None:
         super().__init__()
         self.world = world
         self.recorder = Recorder()
@@ -105,7 +108,7 @@ class Machine(RuleBasedStateMachine):
         self.names = [f"{world.policy}{run}.{number}" for number in range(KEYS)]
         self.there: dict[str, list[Listener]] = {name: [] for name in self.names}
         self.ended_by_backend = 0
-        self.killed = 0
+        self.restarts = 0
 
     def node(self, number: int) -> Node:
         return self.world.cluster.nodes[number]
@@ -167,19 +170,38 @@ class Machine(RuleBasedStateMachine):
             self.world.do(self.there[name].pop().leave(politely))
             self.world.do(self.told(name))
 
-    @precondition(lambda self: self.killed < 2)
+    @rule(key=keys, at=nodes)
+    def crowd(self, key: int, at: int) -> None:
+        """A client comes when the backend has as many connects as it takes: it isn't asked, and all stays as it is."""
+        self.world.do(self.refused(self.names[key], at))
+
+    @precondition(lambda self: self.restarts < RESTARTS)
     @rule(at=nodes)
     def kill(self, at: int) -> None:
         """A node dies with all its sessions, and starts anew."""
         node = self.node(at)
-        self.killed += 1
+        self.restarts += 1
         self.world.do(node.server.kill())
         self.world.killed = time.monotonic()
-        for name, before in self.there.items():
-            self.there[name] = [listener for listener in before if listener.connection.node != node.name]
-            for listener in before:
-                if listener.connection.node == node.name:
-                    self.world.do(self.ended(listener, "lost"))
+        self.world.do(self.lose(node, "lost"))
+        self.world.do(node.server.restart())
+
+    @precondition(lambda self: self.restarts < RESTARTS)
+    @rule(at=nodes, other=st.integers(1, len(KINDS) - 1))
+    def drain(self, at: int, other: int) -> None:
+        """A deploy: the clients are told, the backend hears of each end, and they come back at another node."""
+        node = self.node(at)
+        other = (at + other) % len(KINDS)
+        self.restarts += 1
+        node.server.signal(signal.SIGTERM)
+        lost = self.world.do(self.lose(node, "4012" if node.server.kind == "daphne" else "1012"))
+        assert self.world.do(asyncio.wait_for(node.server.process.wait(), EXIT_LIMIT)) == 0
+        for name, count in lost.items():
+            self.world.do(self.told(name))
+            told = self.world.backend.seen("/close", name)[-count:]
+            assert {request.one("X-Kuiperbelt-Close-Reason") for request in told} == {"shutdown"}
+            self.connect(self.names.index(name), other)
+        self.world.do(self.push(other, *self.names))
         self.world.do(node.server.restart())
 
     # What must come of it
@@ -196,6 +218,44 @@ class Machine(RuleBasedStateMachine):
                         await listener.wait_for(sent.payload)
             elif sent.outcomes[name] != SessionNotFound.text:
                 assert self.nobody_is_sure(sent.outcomes[name].encode()), (sent, name)
+
+    async def lose(self, node: Node, how: str) -> dict[str, int]:
+        """A node ends, and all its sessions with it; how many of which key."""
+        lost: dict[str, int] = {}
+        for name, before in self.there.items():
+            self.there[name] = [listener for listener in before if listener.connection.node != node.name]
+            for listener in before:
+                if listener.connection.node == node.name:
+                    await self.ended(listener, how)
+                    lost[name] = lost.get(name, 0) + 1
+        return lost
+
+    async def refused(self, name: str, at: int) -> None:
+        """What a client gets that comes when there are too many, who all get in."""
+        node, backend, gate = self.node(at), self.world.backend, asyncio.Event()
+
+        async def in_time(request: Request) -> Answer:
+            await gate.wait()
+            return welcome(request.key)
+
+        others = [f"{name}.{next(self.world.numbers)}" for _ in range(AT_ONCE)]
+        for other in others:
+            backend.on("/connect", other, in_time)
+        connecting = [asyncio.create_task(self.recorder.connect(node, other)) for other in others]
+        await backend.until(lambda: all(backend.seen("/connect", other) for other in others), "the crowd", SOON)
+        asked = len(backend.seen("/connect", name))
+        async with RawWebSocket.open(node.server) as raw:
+            response = await raw.handshake(f"/connect?key={name}")
+        if node.server.kind == "daphne":
+            assert response.status == 403
+        else:
+            assert (response.status, response.one("Retry-After")) == (503, "1"), response
+        assert len(backend.seen("/connect", name)) == asked
+        gate.set()
+        for other, listener in zip(others, await asyncio.gather(*connecting), strict=True):
+            assert listener
+            await listener.leave()
+            await backend.wait("/close", other, 1, SOON)
 
     def nobody_is_sure(self, said: bytes) -> bool:
         """Of a key that nobody has, that may be said for a while after a process was killed."""
@@ -217,6 +277,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def who_is_there_stays(self) -> None:
+        self.world.steps += 1
         for listeners in self.there.values():
             assert all(listener.open for listener in listeners)
 
@@ -230,6 +291,7 @@ class Machine(RuleBasedStateMachine):
         self.there = {name: [] for name in self.names}
         self.world.do(self.every_end_is_told())
         assert not self.recorder.history.problems()
+        self.world.verify()
 
     async def every_end_is_told(self) -> None:
         ended = [one for one in self.recorder.history.connections if one.end == "1000"]
@@ -239,27 +301,22 @@ class Machine(RuleBasedStateMachine):
             await self.told(name)
 
 
-@pytest.fixture
-def make_world(tmp_path: Path) -> Iterator[Callable[[str], World]]:
-    """Makes worlds, and ends them."""
-    worlds: list[World] = []
-
-    def make(policy: str) -> World:
-        world = World(tmp_path, policy)
-        worlds.append(world)
-        world.do(world.start())
-        return world
-
-    yield make
-    for world in worlds:
-        world.close()
+POLICIES = ["replace", "reject", "join"]
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("policy", ["replace", "reject", "join"])
-def test_machine(policy: str, make_world: Callable[[str], World]) -> None:
+@pytest.mark.timeout(180 + MACHINE_STEPS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_machine(policy: str, tmp_path: Path) -> None:
     """What the model says is what happens."""
-    world = make_world(policy)
+    with Nodes.running(tmp_path, policy) as world:
+        run(world)
+        while world.steps < MACHINE_STEPS / len(POLICIES):
+            run(world)
+    print(f"{policy}: {world.steps} steps, {world.verified} callbacks, all signed")
+
+
+def run(world: Nodes) -> None:
+    """Some examples."""
     run_state_machine_as_test(
         lambda: Machine(world),  # type: ignore[arg-type]  # a class is what it expects, of which it makes instances
         settings=settings(

@@ -1,9 +1,12 @@
 """The configuration: YAML, environment, defaults, and one report for everything that is wrong."""
 
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy import conf
 
@@ -222,3 +225,81 @@ def test_keys_from_a_file_are_api_keys(tmp_path: Path) -> None:
 def test_two_places_for_the_api_are_a_conflict() -> None:
     _, (problem,) = conf.load(CONNECT | {"EKBO_API_PORT": "0", "EKBO_API_SOCK": "s"})
     assert problem.where == "api_port, api_sock"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'port: "\\UFFFFFFFF"',
+        'port: "\\U00110000"',
+        '"\\uD800": 1',
+        'callback: {"\\uD800": 1}',
+        '"a\\nb\\e[31m": 1',
+        "[" * 5000,
+        "port: \x00",
+        "? [a]\n: b",
+        "a: &x {<<: *x}",
+    ],
+)
+def test_yaml_that_nothing_can_be_made_of(tmp_path: Path, text: str) -> None:
+    _, problems = load_yaml(tmp_path, text, **CONNECT)
+    assert problems
+    assert_readable(conf.report(problems))
+
+
+def assert_readable(report: str) -> None:
+    """It can be printed, and nothing in it moves a cursor."""
+    assert report.encode()
+    assert all(line.isprintable() for line in report.splitlines())
+
+
+YAML_PIECES = [
+    *(spec.metadata["key"].rpartition(".")[2] for spec in fields(conf.Options)),
+    *(
+        "path: ",
+        "callback: ",
+        "redis: ",
+        "{{ env ",
+        "{{ must_env ",
+        "}}",
+        '"A"',
+        "http://backend/x",
+        "10s",
+        "~",
+        "1" * 400,
+    ),
+    *(
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&a ",
+        "*a",
+        "!!int ",
+        "! ",
+        "|",
+        ">",
+        "'",
+        '"',
+        "\\",
+        "\\U",
+        "\\x",
+    ),
+    *("%YAML 1.2\n", "---\n", "...\n", "#", "<<: ", "? ", "\t", "\ufeff", "\u2028", "\u0663"),
+]
+
+
+@given(st.lists(st.sampled_from(YAML_PIECES) | st.text(max_size=5) | st.integers().map(str), max_size=25).map("".join))
+def test_any_yaml_is_a_configuration_or_a_report(text: str) -> None:
+    """Never a traceback."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(text)
+        file.flush()
+        options, problems = conf.load({"EKBO_CONFIG": file.name, **CONNECT})
+    assert isinstance(options, conf.Options)
+    assert_readable(conf.report(problems))

@@ -56,6 +56,8 @@ def test_a_field_that_a_newer_process_adds_is_ignored() -> None:
         msgpack.packb({"v": 1, "kind": "present", "number": 1}) + b"more",
         b"\x91" * 100_000,
         msgpack.packb({1: 2}),
+        b"\x83\xa1v\x01\xa4kind\xa7present\xa5inbox" + b"\x91" * 1000 + b"\x90",
+        b"\x81\xa1v" + b"\x91" * 1000 + b"\x90",
     ],
 )
 def test_refused(payload: bytes) -> None:

@@ -77,6 +77,11 @@ def test_client_headers_never_pass_what_they_must_not(headers: list[tuple[bytes,
         ("", b"a&&", "a&&"),
         ("a+b=x", b"a%20b=y", "a+b=x"),
         ("", b"q=#x y\xff", "q=%23x%20y%FF"),
+        # As other backends than Django read them.
+        ("secret=x", b"a=1;secret=y;b=2&secret[]=y&b", "secret=x&a=1;b=2&b"),
+        ("secret=x", b"%20secret=y&secret%00=y&secret[a][b]=y&[secret]=y&%5bsecret=y", "secret=x"),
+        ("app_id=x", b"app.id=y&app%20id=y&app+id=y&app[id=y&app=y", "app_id=x&app=y"),
+        ("app.id=x", b"app_id=y&appid=y", "app.id=x&appid=y"),
     ],
 )
 def test_callback_query(configured: str, query: bytes, expected: str) -> None:

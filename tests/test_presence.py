@@ -38,6 +38,19 @@ def test_ones_own_absence_says_nothing_about_others(clock: list[float]) -> None:
     assert known.others() == [b"a"]
 
 
+def test_there_is_an_end_of_them(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write to Redis may invent any number."""
+    monkeypatch.setattr(presence, "MAX_PROCESSES", 2)
+    known = Presence(b"me")
+    assert [known.hear(name, left=False) for name in (b"a", b"b", b"c", b"b")] == [True, True, False, False]
+    assert known.others() == [b"a", b"b"]
+    known.hear(b"a", left=True)
+    assert known.hear(b"c", left=False)
+    clock[0] += LIFETIME + 1
+    assert known.hear(b"d", left=False)
+    assert known.others() == [b"d"]
+
+
 def test_who_only_leaves_was_never_there() -> None:
     known = Presence(b"me")
     assert not known.hear(b"a", left=True)

@@ -9,6 +9,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import get_channel_layer
 from django.test import override_settings
 
+from proxy import redis_layer
 from proxy.cluster import ClusterLayer, RedisChannelLayer
 from proxy.events import Event
 from proxy.exceptions import ClusterUnreachable
@@ -60,6 +61,35 @@ async def test_order_and_several_channels(pair: list[ClusterLayer]) -> None:
             await one.send(channel, {"type": "n", "number": number})
     for channel in channels:
         assert [(await received(two, channel))["number"] for _ in range(20)] == list(range(20))
+
+
+async def test_channels_that_nobody_reads_have_an_end(
+    pair: list[ClusterLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to Redis may invent any number."""
+    monkeypatch.setattr(redis_layer, "MAX_UNREAD", 2)
+    one, two = pair
+    channels = [await two.new_channel() for _ in range(4)]
+    waiting = asyncio.create_task(received(two, channels[3]))
+    await asyncio.sleep(0)
+    for channel in channels:
+        await one.send(channel, MESSAGE)
+    assert await waiting == MESSAGE
+    assert [await received(two, channel) for channel in channels[:2]] == [MESSAGE] * 2
+    await nothing(two, channels[2])
+
+
+async def test_a_message_nested_too_deeply_is_dropped(pair: list[ClusterLayer]) -> None:
+    one, two = pair
+    channel = await two.new_channel()
+    nested: Event = {}
+    for _ in range(700):
+        nested = {"in": nested}
+    before = stats.bad_envelopes
+    await one.send(channel, nested)
+    await one.send(channel, MESSAGE)
+    assert await received(two, channel) == MESSAGE
+    assert stats.bad_envelopes == before + 1
 
 
 async def test_a_general_channel(pair: list[ClusterLayer]) -> None:

@@ -121,6 +121,18 @@ async def test_later_is_not_never() -> None:
         await asyncio.wait_for(request.future, 2)
 
 
+async def test_later_is_said_once() -> None:
+    """Whoever says it again and again holds nothing up."""
+    requests, request = make()
+    requests.expect(request, 1)
+    began = asyncio.get_running_loop().time()
+    while not request.future.done():
+        assert asyncio.get_running_loop().time() - began < 5
+        requests.answer(request.number, LATER)
+        await asyncio.sleep(0.02)
+    assert isinstance(request.future.exception(), NoAnswer)
+
+
 async def test_a_cancelled_request_is_forgotten_in_time() -> None:
     requests, request = make()
     requests.expect(request, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import sqlite3
@@ -11,10 +12,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import jwt
 import pytest
 from django.conf import settings
 from django.core import signing
+from hypothesis import strategies as st
 
 from proxy import tokens
 from proxy.exceptions import Forbidden, Unauthorized, Unavailable
@@ -49,6 +52,39 @@ def test_what_was_granted(revoked: set[str]) -> None:
     assert tokens.granted(token) == GRANT
     longest = Grant(str(uuid.uuid4()), "p" * 256, tokens.VERBS, FAR)
     assert tokens.granted(tokens.sign(longest).encode()) == longest
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+CLAIMS = st.dictionaries(st.sampled_from(["v", "aud", "jti", "exp", "prefix", "verbs", "nbf", "iat", "sub"]), JSON)
+
+
+@hypothesis.given(CLAIMS)
+def test_whatever_is_signed_is_a_grant_or_not_believed(claims: dict[str, Any]) -> None:
+    """Also what a newer version might sign."""
+    good = {"v": 1, "aud": "kuiperbelt-push", "jti": "x", "exp": FAR, "prefix": "", "verbs": ["send"]}
+    token = jwt.api_jws.encode(json.dumps(good | claims).encode(), tokens._key(), "HS256").encode()
+    with contextlib.suppress(Unauthorized):
+        grant = tokens.verified(token)
+        with contextlib.suppress(Forbidden):
+            grant.check("send", ["x"])
+
+
+@hypothesis.given(st.lists(st.binary(max_size=20) | st.sampled_from([b"eyJ", b"e30", b"."]), max_size=6).map(b"".join))
+def test_whatever_is_given_as_a_token_is_not_believed(given: bytes) -> None:
+    with pytest.raises(Unauthorized, match="not allowed: "):
+        tokens.verified(b"eyJ" + given)
+
+
+@pytest.mark.parametrize("depth", [1, 500, 1450])
+def test_a_token_of_deeply_nested_json(depth: int) -> None:
+    header = base64.urlsafe_b64encode(b'{"alg":' + b"[" * depth).rstrip(b"=")
+    assert tokens.looks_like_one(header + b".e30.")
+    with pytest.raises(Unauthorized, match="not allowed: "):
+        tokens.verified(header + b".e30.")
 
 
 @pytest.mark.parametrize("given", [b"", b"a-key-of-16-bytes", b"a.key.of-16-bytes", b"eyJ", b"eyJ.x"])
