@@ -229,6 +229,7 @@ async def test_others_are_not_slowed(
         await backend.wait("/close", name)
 
 
+@pytest.mark.timeout(60 + 3 * PHASE * TURNS)
 async def test_stalled_readers(
     servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:

@@ -340,6 +340,7 @@ def spoilt(rng: random.Random, data: bytes) -> bytes:
     return bytes(found)
 
 
+@pytest.mark.timeout(60 + INPUTS / 20)
 async def test_whatever_comes(kind: str, servers: Servers, fresh: Callable[[str], str], evidence: Evidence) -> None:
     """No traceback and no 500 from all that clients and callers can send, in its usual form or spoilt at random."""
     server, key = await servers.start(kind), fresh("good")
