@@ -13,7 +13,7 @@ django_application = get_asgi_application()
 # What follows needs Django's settings.
 from django.conf import settings  # noqa: E402
 
-from proxy import conf  # noqa: E402
+from proxy import conf, logs, reload  # noqa: E402
 from proxy.handlers import ProxyHandler  # noqa: E402
 from proxy.lifespan import lifespan, watch_daphne  # noqa: E402
 from proxy.routing import websocket_application  # noqa: E402
@@ -24,6 +24,7 @@ if settings.KUIPERBELT_PROBLEMS:
 for name in settings.KUIPERBELT_UNKNOWN_VARIABLES:
     logging.getLogger("proxy").warning("%s: no option reads this variable", name)
 
+reload.on_reload("log level", logs.use_level)
 watch_daphne()
 application = ProtocolTypeRouter(
     {

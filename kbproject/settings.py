@@ -127,12 +127,13 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"()": "proxy.printable.LineFormatter", "format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+        "text": {"()": "proxy.printable.LineFormatter", "format": "%(asctime)s %(levelname)s %(name)s %(message)s"},
+        "json": {"()": "proxy.printable.JsonFormatter"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": KUIPERBELT.log_format}},
     "loggers": {
-        "proxy": {"level": "INFO"},
-        "proxy.access": {"level": "WARNING" if KUIPERBELT.suppress_access_log else "INFO"},
+        "proxy": {"level": KUIPERBELT.log_level.upper()},  # logs.use_level changes it
+        "proxy.access": {"level": "WARNING" if KUIPERBELT.suppress_access_log else "NOTSET"},
         # A line for each unknown path that anybody asks for.
         "django.request": {"level": "ERROR"},
         # A traceback for each request with an unknown Host, or with too many fields.

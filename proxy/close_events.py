@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from proxy import callbacks, store
+from proxy import callbacks, logs, store
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
@@ -54,7 +54,7 @@ async def tell(session: callbacks.Session, code: int, reason: str) -> str:
         await callbacks.client().close(session, code, reason)
     except CallbackError as error:
         if not isinstance(error, BackendBusy):  # a line for each session; `breaker` has said it once
-            logger.warning("connection %s: close callback failed: %s", session.connection, error)
+            logs.callback_failed("close", session.connection, error)
         return str(error)
     finally:
         stats.closing_connections -= 1
@@ -184,7 +184,10 @@ class Teller:
         gave_up = is_over(attempts, self._options.close_retry_for)
         if gave_up:
             stats.close_events_given_up += 1
-            logger.error("connection %s: gave up after %d attempts at its close callback", row.connection, attempts)
+            logger.error(
+                "connection %(connection)s: gave up after %(attempts)d attempts at its close callback",
+                {"event": "close_event_given_up", "connection": row.connection, "attempts": attempts},
+            )
         pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # nothing secret  # noqa: S311  # nosec B311
         row.attempt = Attempt(attempts, process_time(pause), plain(error, 512), gave_up)
         return await self._journal.commit(row) or gave_up

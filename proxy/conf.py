@@ -22,11 +22,11 @@ from proxy.printable import shown
 NO_CALLBACK = "callback.connect (EKBO_CONNECT_CALLBACK_URL)"
 """Where the problem is that only who serves or calls the backend has."""
 
-RELOADED = ("api_keys", "api_keys_file", "signing_keys", "signing_keys_file")
+RELOADED = ("api_keys", "api_keys_file", "signing_keys", "signing_keys_file", "log_level")
 """Options that SIGHUP changes; all others stay as they were at the start."""
 
 _MISSING = object()
-_SECTIONS = ("path", "callback", "redis")  # of the YAML file
+_SECTIONS = ("path", "callback", "redis", "log")  # of the YAML file
 _overrides: dict[str, Any] = {}
 _options: Options | None = None
 _SECRETS = ("api_keys", "signing_keys", "redis.url", "redis_url", "database_url", "secret_key", "proxy_set_header")

@@ -5,13 +5,12 @@ Order of events, and what each answer of the backend leads to: contract, "GET co
 
 import asyncio
 import contextlib
-import logging
 from time import monotonic
 from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, ends, handshake, idle, lifespan, registry
+from proxy import callbacks, delivery, ends, handshake, idle, lifespan, logs, registry
 from proxy.clock import new_connection
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
@@ -31,9 +30,6 @@ LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the rece
 
 _MESSAGES = Stats.total_messages.place
 _RECEIVED = Stats.received_messages.place
-
-logger = logging.getLogger("proxy.session")
-access_logger = logging.getLogger("proxy.access")
 
 
 class SessionConsumer(AsyncConsumer):
@@ -61,12 +57,14 @@ class SessionConsumer(AsyncConsumer):
             try:
                 accepted = await handshake.authenticate(scope, self.connection, place, self.options)
             except ConnectRefused as refusal:
-                await handshake.refuse(scope, send, refusal)
+                await handshake.refuse(scope, send, refusal, self.connection)
                 return
             except Exception:
-                logger.exception("connection %s: unexpected error", self.connection)
-                await handshake.refuse(scope, send, ConnectRefused.plain(500, "Internal Server Error", cause="error"))
+                logs.crashed(self.connection)
+                fault = ConnectRefused.plain(500, "Internal Server Error", cause="error")
+                await handshake.refuse(scope, send, fault, self.connection)
                 return
+            self.log = logs.ConnectionLog(scope, self.connection)
             self.transport = transport_for(send)
             self.transport.on_session()
             self.outbound = Outbound(self.transport, self.options, self.on_slow)
@@ -88,7 +86,7 @@ class SessionConsumer(AsyncConsumer):
             except SessionClosed:
                 self.leave(ends.LOST)
             except Exception:
-                logger.exception("connection %s: unexpected error", self.connection)
+                logs.crashed(self.connection)
                 self.end(ends.ERROR)
             finally:
                 self.leave(ends.LOST)
@@ -103,7 +101,7 @@ class SessionConsumer(AsyncConsumer):
             await self.membership.join()
         except DeliveryError as error:
             self.leave(ends.HANDSHAKE)
-            await handshake.refuse(scope, send, handshake.refusal_for(error))
+            await handshake.refuse(scope, send, handshake.refusal_for(error), self.connection)
             return False
         return True
 
@@ -124,13 +122,13 @@ class SessionConsumer(AsyncConsumer):
             await callbacks.client().establish(self.session)
         except CallbackError as error:
             stats.connect_errors += 1
-            logger.warning("connection %s: closed with 1011: %s", self.connection, error)
+            logs.callback_failed("establish", self.connection, error)
             self.end(ends.HANDSHAKE)
             return True  # the client's answer to our Close is still to be read
         if accepted.first_frame and not self.ended:
             with contextlib.suppress(SessionClosed):  # how it ended, `read` will hear
                 self.push(accepted.first_frame)
-        access_logger.info("connection %s: open", self.connection)
+        self.log.opened()
         return True
 
     # Client -> backend
@@ -241,8 +239,7 @@ class SessionConsumer(AsyncConsumer):
         """What the backend must still hear, in order: the client's last frames, then its end."""
         end = self.ended or ends.LOST
         stats.add(Stats.session_ends["backend" if end.by_backend else end.reason])
-        reason = "by the backend" if end.by_backend else end.reason
-        access_logger.info("connection %s: closed, code %d, %s", self.connection, end.code, reason)
+        self.log.closed(end)
         if self.inbound:
             await self.inbound.end(LAST_FRAMES_LIMIT if end is ends.SHUTDOWN else None)
         await self.entry.closed(end.code, end.reason, tell=not end.by_backend)

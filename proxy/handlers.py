@@ -16,7 +16,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import resolve
 
-from proxy import conf, protocol
+from proxy import conf, logs, protocol
 from proxy.exceptions import ApiError, BodyTooLarge
 from proxy.stats import Stats, stats
 
@@ -29,7 +29,6 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 View = Callable[["ProxyRequest"], Awaitable[HttpResponse | StreamingHttpResponse]]
 
 logger = logging.getLogger("proxy.api")
-access_logger = logging.getLogger("proxy.access")
 
 
 class ClientHungUp(Exception):
@@ -142,7 +141,8 @@ class ProxyHandler:
         except asyncio.CancelledError:  # the server ends and this request took too long
             response = HttpResponse(protocol.refusal_body("shutting down"), status=503, content_type=protocol.JSON)
         except Exception:
-            logger.exception("%s %s: unexpected error", scope["method"], self._in_log(scope["path"]))
+            what = {"method": scope["method"], "path": self._in_log(scope["path"])}
+            logger.exception("%(method)s %(path)s: unexpected error", {"event": "unexpected_error"} | what)
             stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
@@ -155,9 +155,8 @@ class ProxyHandler:
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": content})
         if self._log:
-            taken = perf_counter() - started
-            path = self._in_log(scope["path"])
-            access_logger.info("%s %s %d %.6f", scope["method"], path, response.status_code, taken)
+            path, taken = self._in_log(scope["path"]), perf_counter() - started
+            logs.log_request(scope["method"], path, response.status_code, taken, scope["headers"])
 
     async def _stream(self, response: StreamingHttpResponse, send: Send) -> None:
         """The body, piece by piece, each when the server has taken the one before. Without its end it is broken off."""

@@ -4,10 +4,10 @@ The consumer calls `authenticate`, then goes on or calls `refuse`; see the contr
 """
 
 import contextlib
-import logging
+from collections.abc import Mapping
 from typing import Any
 
-from proxy import callbacks, delivery, forwarding
+from proxy import callbacks, delivery, forwarding, logs
 from proxy.conf import Options
 from proxy.drain import drain
 from proxy.endpoint import endpoint_for
@@ -18,9 +18,6 @@ from proxy.stats import Stats, stats
 
 MAX_HEADERS = 100  # what prefork servers take
 MAX_HEADER_BYTES = 32 * 1024  # of all headers together
-
-logger = logging.getLogger("proxy.session")
-access_logger = logging.getLogger("proxy.access")
 
 
 async def authenticate(scope: dict[str, Any], connection: str, place: Place, options: Options) -> callbacks.Accepted:
@@ -57,7 +54,7 @@ async def authenticate(scope: dict[str, Any], connection: str, place: Place, opt
         busy_for = (b"retry-after", str(error.retry_after).encode())
         raise ConnectRefused.plain(503, "the backend is busy", busy_for, cause="backend_busy") from error
     except CallbackError as error:
-        logger.warning("connection %s: refused with 502: %s", connection, error)
+        logs.callback_failed("connect", connection, error)
         raise ConnectRefused.plain(502, "Bad Gateway", cause="backend_failed") from error
 
 
@@ -74,9 +71,9 @@ def _unreachable() -> ConnectRefused:
     return ConnectRefused.plain(503, "the cluster's Redis can't be reached", retry_after, cause="cluster_unreachable")
 
 
-async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> None:
+async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused, connection: str = "") -> None:
     """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
-    count_refusal(refusal)
+    count_refusal(scope, refusal, connection)
     with contextlib.suppress(OSError):  # a client that didn't wait for the answer
         if "websocket.http.response" in (scope.get("extensions") or {}):
             headers = [*refusal.headers]
@@ -86,9 +83,9 @@ async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused) -> N
             await send({"type": "websocket.close"})
 
 
-def count_refusal(refusal: ConnectRefused) -> None:
+def count_refusal(scope: Mapping[str, Any], refusal: ConnectRefused, connection: str = "") -> None:
     """A handshake ends without a session: counters and access log."""
     if refusal.status != 403:
         stats.connect_errors += 1
     stats.add(Stats.connects[refusal.cause])
-    access_logger.info("handshake refused: %s", refusal)
+    logs.log_refusal(scope, refusal, connection)

@@ -4,10 +4,10 @@ The consumer owns one per connection that has sent something; see the contract's
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from proxy import logs
 from proxy.exceptions import BackendBusy, CallbackError
 from proxy.protocol import Frame
 from proxy.stats import stats
@@ -15,8 +15,6 @@ from proxy.transports import Transport
 
 MAX_FRAMES = 16
 MAX_BYTES = 1 << 20
-
-logger = logging.getLogger("proxy.receive")
 
 
 class Inbound:
@@ -72,11 +70,11 @@ class Inbound:
             except CallbackError as error:
                 stats.receive_errors += 1
                 if not isinstance(error, BackendBusy):  # a line for each frame; `breaker` has said it once
-                    logger.warning("connection %s: receive callback failed: %s", self._connection, error)
+                    logs.callback_failed("receive", self._connection, error)
                 if self._ended:
                     break
             except Exception:
-                logger.exception("connection %s: unexpected error", self._connection)
+                logs.crashed(self._connection)
                 self._on_error()
                 break
             self._queue.popleft()

@@ -174,7 +174,8 @@ class Journal:
             self._batch = {}
             if isinstance(error, DataError | IntegrityError) and len(batch) == 1:
                 (row,) = batch
-                logger.exception("connection %s: its row can't be written", row.connection)
+                what = {"event": "unexpected_error", "connection": row.connection}
+                logger.exception("connection %(connection)s: its row can't be written", what)
                 row.release()
             else:
                 self.rows = {**batch, **self.rows, **batch}

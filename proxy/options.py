@@ -1,6 +1,7 @@
 """Every option, in one place: name, variable, default, meaning. `conf` reads them."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from proxy import values
 from proxy.ca_file import ca_file
@@ -151,6 +152,16 @@ class Options(Paths):
     suppress_access_log: bool = option(
         "suppress_access_log", "EKBO_SUPPRESS_ACCESS_LOG", values.boolean, False, "no log line per request and session"
     )
+    log_format: str = option(
+        "log.format", "EKBO_LOG_FORMAT", partial(values.one_of, ("text", "json")), "text", "text for people, or JSON"
+    )
+    log_level: str = option(
+        "log.level",
+        "EKBO_LOG_LEVEL",
+        partial(values.one_of, ("debug", "info", "warning", "error")),
+        "info",
+        "least level that is logged: debug, info, warning, error",
+    )
     trusted_proxies: tuple[Network, ...] = option(
         "trusted_proxies", "EKBO_TRUSTED_PROXIES", values.networks, (), "networks whose X-Forwarded-* are believed"
     )
@@ -185,7 +196,7 @@ class Options(Paths):
     duplicate_session: str = option(
         "duplicate_session",
         "EKBO_DUPLICATE_SESSION",
-        values.duplicate_session,
+        partial(values.one_of, ("replace", "reject", "join")),
         "replace",
         "a key connects again: replace, reject or join",
     )

@@ -1,6 +1,9 @@
 """Text of others, for terminals and logs: what isn't printable is escaped, so that it can't pass for anything else."""
 
+import json
 import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 INDENT = "    "
@@ -21,3 +24,18 @@ class LineFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         return "\n".join(INDENT + shown(line) for line in super().formatException(ei).splitlines())
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object on one line, in ASCII: whatever a text holds, it can't look like another line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {"time": at.replace("+00:00", "Z"), "level": record.levelname.lower()}
+        line["logger"] = record.name
+        if isinstance(record.args, Mapping):
+            line |= record.args
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

@@ -12,7 +12,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
-from proxy import conf, delivery, protocol, pushes, rfc6455
+from proxy import conf, delivery, logs, protocol, pushes, rfc6455
 from proxy.conf import Options
 from proxy.delivery import Begun, Delivery, Pending
 from proxy.eager import start
@@ -29,7 +29,6 @@ MAX_LESSONS = 3  # heads of a connection that are learnt in vain before it is ta
 _TALLIES = pushes.tallies("push_lane")
 
 logger = logging.getLogger("proxy.api")
-access_logger = logging.getLogger("proxy.access")
 
 
 class Lane:
@@ -81,9 +80,10 @@ class Waiting:
     disconnected = False
     keep_alive = True
 
-    def __init__(self, url: bytes, started: float) -> None:
+    def __init__(self, url: bytes, started: float, head: Head) -> None:
         self.url = url
         self.started = started
+        self.head = head
         self.over = asyncio.Event()
 
 
@@ -132,7 +132,7 @@ class PushLane(KeptAlive):
         if body is None or len(body) > options.max_body_size:
             return False
         self._unset_keepalive_if_required()
-        self.url, self._started = usual.url, perf_counter()
+        self.url, self._started, self._head = usual.url, perf_counter(), usual.head
         try:
             self._begin(usual.push, usual.head.admitted_keys(self._peer, options, usual.push), body, usual.head)
         except ApiError:  # who parses it says why
@@ -237,7 +237,7 @@ class PushLane(KeptAlive):
     # What can't be finished on the spot. Until it is, uvicorn queues further requests.
 
     def _wait(self, rest: Pending | Awaitable[Begun], tally: Tally, keys: list[str]) -> None:
-        waiting: Any = Waiting(self.url, self._started)
+        waiting: Any = Waiting(self.url, self._started, self._head)
         self.cycle = waiting
         if isinstance(rest, Pending):
             rest.when_done(lambda done: self._answer(*tally.answer(done, keys), waiting))
@@ -269,7 +269,8 @@ class PushLane(KeptAlive):
     # The answer
 
     def _failed(self, waiting: Waiting | None = None) -> None:
-        logger.exception("POST %s: unexpected error", (waiting.url if waiting else self.url).decode())
+        path = (waiting.url if waiting else self.url).decode()
+        logger.exception("POST %(path)s: unexpected error", {"event": "unexpected_error", "path": path})
         stats.add(Stats.api_refusals["500"])
         self._answer(500, b'{"result":"NG"}', waiting)
 
@@ -284,8 +285,10 @@ class PushLane(KeptAlive):
         if not self.transport.is_closing():
             self.transport.write(self._lane.response(status, body, self.server_state.default_headers, *extra))
         if self._lane.log:
-            url, started = (waiting.url, waiting.started) if waiting else (self.url, self._started)
-            access_logger.info("POST %s %d %.6f", url.decode(), status, perf_counter() - started)
+            url, began, head = (self.url, self._started, self._head)
+            if waiting:
+                url, began, head = waiting.url, waiting.started, waiting.head
+            logs.log_request("POST", url.decode(), status, perf_counter() - began, head.headers)
         if extra:
             self.transport.close()
         self.on_response_complete()

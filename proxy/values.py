@@ -4,7 +4,7 @@ Each function raises ValueError with what was expected; `conf.load` adds where a
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -14,8 +14,6 @@ import yaml
 
 from proxy.forwarding import Network
 from proxy.origins import POLICIES, normalise_origin
-
-DUPLICATE_POLICIES = ("replace", "reject", "join")
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
@@ -207,10 +205,10 @@ def addresses(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def duplicate_session(value: Any) -> str:
-    if value in DUPLICATE_POLICIES:
+def one_of(names: Sequence[str], value: Any) -> str:
+    if value in names:
         return str(value)
-    raise ValueError(", ".join(DUPLICATE_POLICIES[:-1]) + f" or {DUPLICATE_POLICIES[-1]}")
+    raise ValueError(", ".join(names[:-1]) + f" or {names[-1]}")
 
 
 def secrets(value: Any) -> tuple[str, ...]:

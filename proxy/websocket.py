@@ -66,7 +66,7 @@ class WebSocketProtocol(FlowControlled):
             self._accept_token = rfc6455.accept_token(scope["method"], scope["http_version"], scope["headers"])
         except ConnectRefused as refusal:
             stats.total_connections += 1
-            count_refusal(refusal)
+            count_refusal(scope, refusal)
             self._respond(refusal.status, refusal.headers, refusal.body)
             return
         scope.update(

@@ -89,7 +89,7 @@ async def test_refusals(extensions: dict[str, Any], expected: list[dict[str, Any
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await handshake.refuse({"extensions": extensions}, send, ConnectRefused.plain(418, "tea"))
+    await handshake.refuse({"headers": [], "extensions": extensions}, send, ConnectRefused.plain(418, "tea"))
     assert sent == expected
 
 
@@ -97,4 +97,4 @@ async def test_a_client_that_did_not_wait_is_no_error() -> None:
     async def send(message: Any) -> None:
         raise ConnectionResetError
 
-    await handshake.refuse({}, send, ConnectRefused.plain(403, "no"))
+    await handshake.refuse({"headers": []}, send, ConnectRefused.plain(403, "no"))

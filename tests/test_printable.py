@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 
 import pytest
 
-from proxy.printable import LineFormatter, shown
+from proxy.printable import JsonFormatter, LineFormatter, shown
 from tests.clients import request
 from tests.servers import ALONE, Servers
 
@@ -57,3 +58,24 @@ async def test_nobody_writes_lines_into_the_log(servers: Servers, kind: str) -> 
     assert log.count("GET /sessions/KEY ") == 2
     assert "GET /ping 200" in log
     assert not re.search("INJECTED|secret-bob|\x1b", log)
+
+
+def test_json_is_one_line_whatever_it_holds() -> None:
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.warning("%(what)s happened", {"event": "thing", "what": 'a"\nERROR \u2028\x1b[2J', "count": 3})
+    logger.warning("plain %s", b"\xff")
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        logger.exception("it broke")
+    first, second, third = map(json.loads, output.getvalue().splitlines())
+    assert output.getvalue().isascii()
+    assert list(first) == ["time", "level", "logger", "event", "what", "count", "message"]
+    assert (first["event"], first["count"], first["level"]) == ("thing", 3, "warning")
+    assert first["message"] == 'a"\nERROR \u2028\x1b[2J happened'
+    assert second["message"] == "plain b'\\xff'"
+    assert third["traceback"].endswith("ValueError: x\ny")

@@ -403,4 +403,4 @@ async def test_access_log(servers: Servers, key: str) -> None:
         server = await servers.start("uvicorn", {"EKBO_PUSH_LANE": on})
         await request(server, "POST", "/send", [("X-Kuiperbelt-Session", key)], b"x")
         await server.stop()
-        assert re.search(r"POST /send 200 0\.\d{6}\n", server.output())
+        assert re.search(r"POST /send 200 0\.\d{6} request [0-9a-f]{16}\n", server.output())

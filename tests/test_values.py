@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ from proxy import values
             "sentinel-1, 10.0.0.1:7000,[::1]:26379",
             (("sentinel-1", 26379), ("10.0.0.1", 7000), ("::1", 26379)),
         ),
-        (values.duplicate_session, "reject", "reject"),
+        (partial(values.one_of, ("replace", "reject", "join")), "reject", "reject"),
         (values.origin_policy, "same_origin", values.OriginPolicy("same_origin")),
         (values.web_origins, "https://A.example:443, http://b:8080", ("https://a.example", "http://b:8080")),
         (values.secret, "k" * 32, "k" * 32),
@@ -121,7 +122,7 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
         (values.addresses, "a:port"),
         (values.addresses, "a:0"),
         (values.addresses, "a/b"),
-        (values.duplicate_session, "oldest"),
+        (partial(values.one_of, ("replace", "reject", "join")), "oldest"),
     ],
 )
 def test_values_refused(parse: Callable[[Any], Any], value: Any) -> None:
@@ -132,10 +133,10 @@ def test_values_refused(parse: Callable[[Any], Any], value: Any) -> None:
 
 @given(st.one_of(st.text(), st.integers(), st.booleans(), st.lists(st.text()), st.dictionaries(st.text(), st.text())))
 def test_whatever_is_written_gives_a_value_or_a_value_error(value: Any) -> None:
-    parsers = [
+    parsers: list[Callable[[Any], Any]] = [
         values.duration, values.boolean, values.port, values.count, values.size, values.path, values.url,
         values.header_name, values.header_map, values.networks, values.secrets, values.origin_policy, values.text,
-        values.redis_urls, values.redis_prefix, values.addresses, values.duplicate_session,
+        values.redis_urls, values.redis_prefix, values.addresses, partial(values.one_of, ("a", "b")),
     ]  # fmt: skip
     for parse in parsers:
         with contextlib.suppress(ValueError):
