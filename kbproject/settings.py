@@ -1,6 +1,7 @@
 """Django's settings, and the only place that reads the environment."""
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 
-# Not daphne: all that its app brings is a `runserver`, and to import it is half of a process's start.
 INSTALLED_APPS = [
+    # All that its app brings is a `runserver` that knows WebSockets, and to import it is half of a process's start.
+    *(["daphne"] if "runserver" in sys.argv else []),
     "channels",
     "proxy",
     "django.contrib.admin",
