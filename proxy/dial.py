@@ -1,7 +1,6 @@
 """How a connection to another HTTP server comes about: its addresses, TCP, TLS. For `http_client`."""
 
 import asyncio
-import hashlib
 import math
 import os
 import socket
@@ -22,15 +21,33 @@ ADDRESSES_LAST = 10.0  # seconds that a host's addresses are believed
 NEXT_ADDRESS_AFTER = 0.25  # seconds without an answer from one; RFC 8305 section 5
 
 
+class _OtherCertificate(ssl.SSLError):
+    pass
+
+
+def only(certificate: bytes) -> ssl.SSLContext:
+    """For TLS with whoever has this certificate (DER), whatever it says and whoever signed it, and nobody else."""
+
+    class Checked(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            if self.getpeercert(binary_form=True) != certificate:
+                raise _OtherCertificate
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.sslobject_class = Checked
+    return context
+
+
 class Tcp:
     """To a host and port, with TLS if there is a context."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None, pinned: bytes = b"") -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._host = host.rstrip(".")
         self._port = port
         self._tls = tls
-        self._pinned = pinned
-        """SHA-256 of the one certificate that is believed beside what `tls` says, DER; empty: any."""
         self._addresses: list[Any] = []
         self._asked_at = -math.inf
         self._lookup = asyncio.Lock()
@@ -44,14 +61,11 @@ class Tcp:
             raise Unreachable(_reason(error)) from error
         name = self._host if self._tls else None
         try:
-            transport, connection = await loop.create_connection(make, sock=sock, ssl=self._tls, server_hostname=name)
+            _, connection = await loop.create_connection(make, sock=sock, ssl=self._tls, server_hostname=name)
+        except _OtherCertificate as error:
+            raise WrongCertificate("another certificate than expected") from error
         except OSError as error:  # ssl.SSLError is one
             raise TlsFailed(_reason(error)) from error
-        if self._pinned:
-            shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            if hashlib.sha256(shown).digest() != self._pinned:
-                connection.end()
-                raise WrongCertificate("another certificate than expected")
         return connection
 
     async def _where(self, loop: asyncio.AbstractEventLoop) -> list[Any]:

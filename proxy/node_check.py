@@ -3,25 +3,25 @@
 For `doctor`; `self_test` gets in by the same doors.
 """
 
-import asyncio
 import errno
+import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import aiohttp
-
-from proxy import machine
+from proxy import machine, node_http
 from proxy.conf import Options
+from proxy.exceptions import HttpError, TlsFailed, Unreachable, WrongCertificate
 from proxy.findings import Finding, failed, ok, skipped, warning
 from proxy.listeners import Place, places, why
 from proxy.models import Node
 from proxy.nodes import BEATS
-from proxy.remote import ApiPlace, client, known_by
+from proxy.remote import ApiPlace
 
 LIMIT = 2.0  # seconds for an answer
+ANSWER_SIZE = 64 * 1024  # bytes
 CLOCKS = 2.0  # seconds that nodes' clocks may differ by
 
 
@@ -44,14 +44,6 @@ class Door:
     @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.address}"
-
-    @property
-    def ssl(self) -> aiohttp.Fingerprint | bool:
-        """How its certificate is known. Raises CommandError: the file can't be read."""
-        return known_by() if self.tls else True
-
-    def client(self) -> aiohttp.ClientSession:
-        return client(self.place.sock)
 
     def api(self) -> ApiPlace:
         """The same as the registry names it."""
@@ -77,25 +69,20 @@ async def check_door(door: Door, options: Options) -> tuple[Finding, bool]:
     where = door.place.in_words()
     if not door.place.sock and not door.place.port:
         return skipped("ports", door.name, "port 0: any free one, so it isn't known which"), False
-    request = f"{door.url}{options.ping_path}"
     try:
-        async with (
-            asyncio.timeout(LIMIT),
-            door.client() as session,
-            session.get(request, ssl=door.ssl, allow_redirects=False) as response,
-        ):
-            if response.status == 200 and (await response.content.read(100)).startswith(b'{"result":"OK"'):
-                return ok("ports", door.name, f"the proxy answers, {where}"), True
-            found = f"something else, which answers {response.status}"
-    except aiohttp.ServerFingerprintMismatch:
+        answer = await node_http.get(door.place.sock, door.address, door.tls, options.ping_path, ANSWER_SIZE, LIMIT)
+        if answer.status == 200 and answer.body.startswith(b'{"result":"OK"'):
+            return ok("ports", door.name, f"the proxy answers, {where}"), True
+        found = f"something else, which answers {answer.status}"
+    except WrongCertificate:
         advice = "It was renewed and not read yet (`kill -HUP` the proxy), or another server has the port."
         return failed("ports", door.name, f"the certificate {options.tls_cert}", "another one", advice), False
     except TimeoutError:
         found = f"no answer within {LIMIT:g} s"
-    except aiohttp.ClientConnectorError:
-        return _unused(door, where), False
-    except (aiohttp.ClientError, OSError) as error:
-        found = f"something that isn't the proxy ({type(error).__name__})"
+    except HttpError as error:
+        if isinstance(error, Unreachable) and not isinstance(error, TlsFailed):
+            return _unused(door, where), False
+        found = f"something that isn't the proxy ({error})"
     advice = "See who has it (`ss -ltnp`); end that, or set EKBO_PORT to another one."
     return failed("ports", door.name, f"the proxy, {where}", found, advice), False
 
@@ -159,23 +146,18 @@ def _silent(name: str, age: float, options: Options) -> Finding:
 async def check_ready(place: ApiPlace, options: Options) -> Finding:
     """A node's own word, asked for where the registry says that its API is."""
     name = f"node {place.host} at {place.endpoint}"
-    tls = bool(options.tls_cert) and not options.has_api_listener
+    tls = node_http.has_tls()
     for sock, address in place.ways():
-        request = f"{'https' if tls else 'http'}://{address}{options.ready_path}"
         try:
-            async with (
-                asyncio.timeout(LIMIT),
-                client(sock) as session,
-                session.get(request, ssl=known_by() if tls else True, allow_redirects=False) as response,
-            ):
-                said = await response.json(content_type=None)
+            answer = await node_http.get(sock, address, tls, options.ready_path, ANSWER_SIZE, LIMIT)
+            said = json.loads(answer.body)
             break
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (HttpError, TimeoutError, ValueError):
             continue
     else:
         advice = "Pushes can't go there from here. Does its name resolve, and is its port open to this machine?"
         return failed("nodes", name, "an answer", "none", advice)
     problems = [*said.get("degraded", []), *(each.get("error", "") for each in said.get("errors", []))]
-    if response.status == 200 and not problems:
+    if answer.status == 200 and not problems:
         return ok("nodes", name, "ready")
-    return failed("nodes", name, "ready", "; ".join(problems) or f"status {response.status}", "Its own log says more.")
+    return failed("nodes", name, "ready", "; ".join(problems) or f"status {answer.status}", "Its own log says more.")

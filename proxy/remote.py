@@ -5,29 +5,24 @@ node that has one of the sessions; the registry knows where that is.
 """
 
 import asyncio
-import hashlib
 import json
-import os
-import re
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import aiohttp
 from django.core.management.base import CommandError
 
-from proxy import conf, delivery
-from proxy.exceptions import SessionNotFound
+from proxy import conf, delivery, node_http
+from proxy.exceptions import HttpError, SessionNotFound, Unreachable, WrongCertificate
+from proxy.http_client import HttpClient
+from proxy.http_request import Template
 from proxy.models import Session
 from proxy.protocol import Frame
 
-CONNECT_LIMIT = 5.0  # seconds
+ANSWER_SIZE = 1 << 20  # bytes: room for a line about each of 1,000 sessions
 ANSWER_LIMIT = 60.0  # seconds, for up to 1,000 sessions of which some may be blocked
-CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 HEADER_SIZE = 8000  # bytes of keys in one request: daphne takes 16 KiB of headers
 
 Failures = dict[str, str]
@@ -122,13 +117,6 @@ class ApiPlace:
         return [*here, ("", self.endpoint)]
 
 
-def client(sock: str) -> aiohttp.ClientSession:
-    """What asks nodes, over this UNIX socket if one is given."""
-    connector = aiohttp.UnixConnector(sock) if sock else aiohttp.TCPConnector()
-    timeout = aiohttp.ClientTimeout(ANSWER_LIMIT, sock_connect=CONNECT_LIMIT)
-    return aiohttp.ClientSession(connector=connector, timeout=timeout)
-
-
 async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
     """One node's answer, or why it can't be asked."""
     name = f"node {place.host} at {place.endpoint}"
@@ -136,32 +124,29 @@ async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
     left = list(_parts(keys))
     why = ""
     for sock, address in place.ways():
-        async with client(sock) as session:
-            try:
-                while left:
-                    failures |= await _all_that_can(partial(_post, session, address, order), left[0])
-                    del left[0]
-                break
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                number = getattr(error, "errno", None) or 0
-                said = os.strerror(number) if number > 0 else "no such host, or no answer in time"
-                why = f"{name} can't be reached: {said}"
-            except aiohttp.ServerFingerprintMismatch:
-                why = f"{name} has another certificate than the one in {conf.options().tls_cert}"
-                break
-            except (aiohttp.ClientError, TimeoutError) as error:
-                why = f"{name} gave no whole answer ({type(error).__name__}); it may have been done all the same"
-                break
+        client = node_http.client(sock, address, node_http.has_tls())
+        try:
+            while left:
+                failures |= await _all_that_can(partial(_post, client, address, order), left[0])
+                del left[0]
+            break
+        except WrongCertificate:
+            why = f"{name} has another certificate than the one in {conf.options().tls_cert}"
+            break
+        except Unreachable as error:
+            why = f"{name} can't be reached: {error}"
+        except (HttpError, TimeoutError) as error:
+            why = f"{name} gave no whole answer ({error or 'in time'}); it may have been done all the same"
+            break
+        finally:
+            await client.shut_down()
     return failures | {key: why for part in left for key in part}
 
 
-async def _post(
-    client: aiohttp.ClientSession, address: str, order: Order, keys: Sequence[str]
-) -> tuple[Failures, bool]:
-    """One request to the API. Raises aiohttp.ClientError, TimeoutError, CommandError."""
+async def _post(client: HttpClient, address: str, order: Order, keys: Sequence[str]) -> tuple[Failures, bool]:
+    """One request to the API. Raises HttpError, TimeoutError."""
     options = conf.options()
-    scheme, tls = ("http", True) if options.has_api_listener or not options.tls_cert else ("https", known_by())
-    headers = [(options.session_header, ",".join(keys))]
+    headers = [("Host", address), (options.session_header, ",".join(keys))]
     if options.api_keys:
         headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
     if order.frame:
@@ -171,23 +156,9 @@ async def _post(
         path = options.close_path
         headers += [("X-Kuiperbelt-Close-Code", str(order.code)), ("X-Kuiperbelt-Close-Reason", order.reason)]
     body = order.frame.encode() if order.frame else b""
-    url = f"{scheme}://{address}{path}"
-    async with client.post(url, headers=headers, data=body, ssl=tls, allow_redirects=False) as response:
-        return _understood(response.status, await response.read(), keys)
-
-
-def known_by() -> aiohttp.Fingerprint:
-    """The nodes' certificate itself: we ask by an address that may not be among its names, and its CA is unknown."""
-    file = conf.options().tls_cert
-    try:
-        found = CERTIFICATE.search(Path(file).read_text())
-    except (OSError, UnicodeDecodeError):
-        found = None
-    if not found:
-        raise CommandError(
-            f"expected the nodes' certificate, PEM, in {file} (EKBO_TLS_CERT), found none that is readable"
-        )
-    return aiohttp.Fingerprint(hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).digest())
+    request = Template("POST", headers).request(path, [], body)
+    answer = await client.exchange(request, ANSWER_SIZE, ANSWER_LIMIT)
+    return _understood(answer.status, answer.body, keys)
 
 
 def _understood(status: int, body: bytes, keys: Sequence[str]) -> tuple[Failures, bool]:

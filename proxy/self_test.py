@@ -4,15 +4,17 @@ The backend is asked as for any client: there is no way in without it, so none t
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-import aiohttp
 from django.core.management.base import CommandError
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from proxy import remote
+from proxy import node_http, remote
 from proxy.conf import Options
 from proxy.diagnosis import TEST
 from proxy.findings import Finding, failed, ok, skipped
@@ -43,9 +45,10 @@ async def run(
             await test.run(query, headers)
     except TimeoutError:
         test.fail("an end within " + f"{LIMIT:g} s", "none", "Is the machine, the backend or Redis overloaded?")
-    except aiohttp.WSServerHandshakeError as error:
-        test.fail("status 101", f"status {error.status}", f"{_WHY.get(error.status, 'The log says why.')}")
-    except (aiohttp.ClientError, OSError, CommandError) as error:
+    except InvalidStatus as error:
+        status = error.response.status_code
+        test.fail("status 101", f"status {status}", _WHY.get(status, "The log says why."))
+    except (WebSocketException, OSError, CommandError) as error:
         test.fail("a connection", str(error) or type(error).__name__, "The node's log says more.")
     if not any(finding.expected for finding in test.findings):
         done = f"connected, pushed to through {len(apis)} node(s), closed, in {(perf_counter() - began) * 1000:.0f} ms"
@@ -75,12 +78,7 @@ class _Test:
         # By the agent, which nobody else has, the registry finds the session, however the backend calls it.
         agent = f"{TEST}/{uuid.uuid4()}"
         given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        sent = [*given, ("User-Agent", agent)]
-        url = f"{self._door.url}{self._options.connect_path}?{query}"
-        async with (
-            self._door.client() as client,
-            client.ws_connect(url, headers=sent, ssl=self._door.ssl) as socket,
-        ):
+        async with self._connection(query, [*given, ("User-Agent", agent)]) as socket:
             if self._options.registry:
                 found = Session.objects.filter(user_agent__endswith=agent, ended_at=None)
                 self._key = await found.values_list("key", flat=True).afirst() or self._key
@@ -90,6 +88,19 @@ class _Test:
             await self._receive(socket, frames)
             self._step = "close"
             await self._close(socket)
+
+    def _connection(self, query: str, headers: list[tuple[str, str]]) -> connect:
+        door = self._door
+        uri = f"{'wss' if door.tls else 'ws'}://{door.address}{self._options.connect_path}?{query}"
+        how: dict[str, Any] = {
+            "additional_headers": headers,
+            "user_agent_header": None,
+            "compression": None,
+            "proxy": None,
+        }
+        if door.place.sock:
+            return unix_connect(door.place.sock, uri, **how)
+        return connect(uri, ssl=node_http.known_by() if door.tls else None, **how)
 
     async def _push(self) -> set[str]:
         """A frame through each node; those that were taken."""
@@ -115,22 +126,22 @@ class _Test:
     async def _ask(self, api: ApiPlace, order: Order) -> str:
         return (await remote.ask(api, order, [self._key])).get(self._key, "")
 
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, frames: set[str]) -> None:
+    async def _receive(self, socket: ClientConnection, frames: set[str]) -> None:
         """All of them; what else comes is the backend's."""
-        while frames:
-            message: Any = await socket.receive()
-            if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                self.fail(f"{len(frames)} more frame(s)", f"Close {socket.close_code}", "Has the backend closed it?")
-                return
-            frames.discard(message.data)
+        try:
+            while frames:
+                frames.discard(str(await socket.recv()))
+        except ConnectionClosed:
+            self.fail(f"{len(frames)} more frame(s)", f"Close {socket.close_code}", "Has the backend closed it?")
 
-    async def _close(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        if socket.closed:
+    async def _close(self, socket: ClientConnection) -> None:
+        if socket.close_code is not None:
             return
         if why := await self._ask(self._apis[-1], Order(None, 1000, TEST)):
             self.fail("OK", why, "The log of the node says more.")
             return
-        while not socket.closed:
-            await socket.receive()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await socket.recv()
         if socket.close_code != 1000:
             self.fail("Close 1000", f"Close {socket.close_code}", "Has something between cut the connection?")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from proxy.dial import Dial, Tcp, Unix
+from proxy.dial import Dial, Tcp, Unix, only
 from proxy.exceptions import HostUnknown, TlsFailed, Unreachable, WrongCertificate
 from proxy.http_client import HttpClient
 from tests.servers import free_port
 
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -146,16 +147,15 @@ class TestTls:
         assert names == ["backend.example", "other.example"]
 
     async def test_by_one_certificate(self, authority: trustme.CA) -> None:
-        shown = authority.issue_cert("elsewhere.example")
+        """Whatever its name, its dates and its authority; another one of the same name and authority isn't believed."""
+        made = [authority.issue_cert("elsewhere.example", not_after=PAST, not_before=PAST) for _ in range(2)]
+        one, other = (ssl.PEM_cert_to_DER_cert(each.cert_chain_pems[0].bytes().decode()) for each in made)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        shown.configure_cert(context)
-        anybody = self.client(authority)
-        anybody.check_hostname = False
+        made[0].configure_cert(context)
         async with serving(ssl=context) as port:
-            right = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown.cert_chain_pems[0].bytes().decode())).digest()
-            assert await body(Tcp("127.0.0.1", port, anybody, right)) == "127.0.0.1"
+            assert await body(Tcp("127.0.0.1", port, only(one))) == "127.0.0.1"
             with pytest.raises(WrongCertificate):
-                await body(Tcp("127.0.0.1", port, anybody, bytes(32)))
+                await body(Tcp("127.0.0.1", port, only(other)))
 
     async def test_who_speaks_none(self, authority: trustme.CA) -> None:
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,7 @@ async def look(options: Options) -> tuple[Finding, bool]:
     [
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "something else, which answers 404"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "something else, which answers 200"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "something that isn't the proxy (ClientResponseError)"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "something that isn't the proxy (Expected HTTP/, RTSP/ or ICE/)"),
     ],
 )
 async def test_the_port_is_taken(answer: bytes, found: str) -> None:
