@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from proxy import reload, signatures
 from proxy.ca_file import trust
+from proxy.clock import new_event
 from proxy.conf import Options, options
 from proxy.dial import Tcp
 from proxy.exceptions import CallbackError, ConnectRefused, HttpError, NoBackendAnswer
@@ -155,7 +156,7 @@ class Callbacks:
             (self._options.session_header, session.key),
             ("X-Kuiperbelt-Endpoint", session.endpoint),
             ("X-Kuiperbelt-Connection", session.connection),
-            (EVENT_ID, str(event_id or uuid.uuid4())),
+            (EVENT_ID, str(event_id) if event_id else new_event()),
             *(headers or ()),
         ]
         answer = await self._request(name, self._places[name].query, sent, body, limit)
@@ -180,7 +181,7 @@ class Callbacks:
         if self._replaced:
             sent = [(key, value) for key, value in headers if key.lower() not in self._replaced]
         if self._secrets:
-            event_id = dict(headers).get(EVENT_ID) or str(uuid.uuid4())  # a connect is no event
+            event_id = dict(headers).get(EVENT_ID) or new_event()  # a connect is no event
             sent = [*sent, *signatures.signed(self._secrets, event_id, int(time.time()), body or b"")]
         path = self._places[name].path
         try:
