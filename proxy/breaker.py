@@ -13,6 +13,7 @@ from proxy.stats import stats
 
 FIRST_PAUSE = 1.0  # seconds
 MAX_PAUSE = 10.0  # seconds
+PROBE_LIMIT = 10.0  # seconds without an answer, after which there is another probe: callback.timeout may be none
 
 logger = logging.getLogger("proxy.backend")
 
@@ -28,7 +29,10 @@ class Breaker:
         """Seconds; 0: it is closed."""
         self._until = 0.0
         self._probing = False
+        self._probe_until = 0.0
         self._opened_at = 0.0
+        self.refused = 0
+        """Callbacks that weren't made since it opened."""
 
     @property
     def is_open(self) -> bool:
@@ -43,9 +47,11 @@ class Breaker:
         """Pass, or raise BackendBusy. True: as a probe, and `leave` must follow, whatever becomes of it."""
         if not self.is_open:
             return False
-        if self._probing or monotonic() < self._until:
+        now = monotonic()
+        if now < self._until or (self._probing and now < self._probe_until):
             raise self.refusal()
         self._probing = True
+        self._probe_until = now + PROBE_LIMIT
         return True
 
     def leave(self) -> None:
@@ -55,10 +61,10 @@ class Breaker:
     def answered(self, probe: bool) -> None:
         """The backend lives. Late answers to what was asked before it failed don't count."""
         self._failures = 0
-        if probe:
+        if probe and self.is_open:  # there may be another probe, later than one that hung
             self._pause = 0.0
             stats.backends_failing -= 1
-            logger.warning("backend %s: answers again", self._place)
+            logger.warning("backend %s: answers again; %d callbacks weren't made meanwhile", self._place, self.refused)
 
     def failed(self, probe: bool, asked: float = math.inf) -> bool:
         """No answer to what was `asked` then, by the monotonic clock. True when this opens the breaker.
@@ -66,11 +72,13 @@ class Breaker:
         What was asked before it opened last says nothing about a backend that has answered since.
         """
         if probe:
-            self._open(min(2 * self._pause, MAX_PAUSE))
+            if self.is_open:
+                self._open(min(2 * self._pause, MAX_PAUSE))
         elif not self.is_open and asked > self._opened_at:
             self._failures += 1
             if self._limit and self._failures >= self._limit:
                 self._open(FIRST_PAUSE)
+                self.refused = 0
                 stats.backends_failing += 1
                 stats.backend_failures += 1
                 logger.error("backend %s: %d callbacks in a row without an answer", self._place, self._failures)

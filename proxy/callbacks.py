@@ -18,7 +18,7 @@ from proxy.ca_file import trust
 from proxy.clock import new_event
 from proxy.conf import Options, options
 from proxy.dial import Tcp
-from proxy.exceptions import CallbackError, ConnectRefused, HttpError, NoBackendAnswer
+from proxy.exceptions import CallbackError, ConnectRefused, HttpError, HungUp, NoBackendAnswer, Unreachable
 from proxy.forwarding import TextHeaders, callback_query, set_headers
 from proxy.http_client import HttpClient
 from proxy.http_connection import Answer
@@ -191,7 +191,9 @@ class Callbacks:
             expected = f"an answer within {self._options.callback_timeout:g}s"
             raise NoBackendAnswer(f"{name}: expected {expected}, found none") from None
         except (HttpError, ValueError) as error:
-            raise NoBackendAnswer(f"{name}: expected an HTTP answer, found: {error}") from None
+            # Malformed answers are some that a client may provoke, so they mustn't open the breaker for all.
+            kind = NoBackendAnswer if isinstance(error, (Unreachable, HungUp)) else CallbackError
+            raise kind(f"{name}: expected an HTTP answer, found: {error}") from None
         if len(answer.body) > limit:
             if answer.status == 200:
                 raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")

@@ -24,6 +24,7 @@ from proxy.store import Attempt, Event
 
 FIRST_DELAY = 1.0  # seconds until the second attempt; doubles each time
 MAX_DELAY = 60.0  # seconds
+BUSY_DELAY = 10.0  # seconds, and up to twice as long, when the backend wasn't even asked: that is no attempt
 JITTER = 0.25  # of a delay, at most, on top of it: a backend that comes back isn't hit by all at once
 PAGE = 200  # events that are read at once
 LOOK = 60.0  # seconds until the database is looked at though nobody said that there is anything
@@ -37,6 +38,14 @@ def delay_after(attempts: int) -> float:
     return float(min(FIRST_DELAY * 2 ** min(attempts - 1, 30), MAX_DELAY))
 
 
+def after(attempts: int, error: CallbackError) -> tuple[int, float]:
+    """How many attempts there were with the one that has just failed, and the seconds until the next."""
+    spread = random.random()  # nothing secret  # noqa: S311  # nosec B311
+    if isinstance(error, BackendBusy):
+        return attempts, BUSY_DELAY * (1 + spread)
+    return attempts + 1, delay_after(attempts + 1) * (1 + JITTER * spread)
+
+
 def is_over(attempts: int, retry_for: float) -> bool:
     """Has it been tried for long enough? Counted in attempts, because clocks jump, and processes end."""
     tried_for = 0.0
@@ -47,7 +56,7 @@ def is_over(attempts: int, retry_for: float) -> bool:
     return False
 
 
-async def tell(session: callbacks.Session, code: int, reason: str) -> str:
+async def tell(session: callbacks.Session, code: int, reason: str) -> CallbackError | None:
     """One attempt: nothing, or why the backend hasn't heard."""
     stats.closing_connections += 1
     try:
@@ -55,10 +64,10 @@ async def tell(session: callbacks.Session, code: int, reason: str) -> str:
     except CallbackError as error:
         if not isinstance(error, BackendBusy):  # a line for each session; `breaker` has said it once
             logs.callback_failed("close", session.connection, error)
-        return str(error)
+        return error
     finally:
         stats.closing_connections -= 1
-    return ""
+    return None
 
 
 class Teller:
@@ -146,18 +155,19 @@ class Teller:
         row = self.telling[event.connection] = Row(event.connection, stored=Stored.YES)
         try:
             if error := await self._attempt(row, event):
-                await self._postpone(row, event.attempts + 1, error)
+                await self._postpone(row, event.attempts, error)
         finally:
             self._forget(row)
 
-    async def _retry(self, row: Row, event: Event, error: str) -> None:
+    async def _retry(self, row: Row, event: Event, failed: CallbackError) -> None:
         """Have the database keep it until the next attempt; while it doesn't work, try again from here."""
-        attempts = 1
+        attempts = 0
+        error: CallbackError | None = failed
         try:
             while error and not await self._postpone(row, attempts, error):
-                await asyncio.sleep(delay_after(attempts))
+                attempts, pause = after(attempts, error)
+                await asyncio.sleep(pause)
                 error = await self._attempt(row, event)
-                attempts += 1
         finally:
             self._forget(row)
             self.wake()
@@ -166,28 +176,28 @@ class Teller:
         if not row.done:  # else it stays until the row has gone
             self.telling.pop(row.connection, None)
 
-    async def _attempt(self, row: Row, event: Event) -> str:
+    async def _attempt(self, row: Row, event: Event) -> CallbackError | None:
         """Nothing, or why the backend hasn't heard."""
         async with self._slots:
             await self._make_sure()
             if row.taken:
-                return ""
+                return None
             session = callbacks.Session(event.key, event.connection, event.endpoint)
             if error := await tell(session, event.code, event.reason):
                 return error
         row.done = True
         self._journal.put(row)
-        return ""
+        return None
 
-    async def _postpone(self, row: Row, attempts: int, error: str) -> bool:
-        """False if it is not in the database yet."""
-        gave_up = is_over(attempts, self._options.close_retry_for)
+    async def _postpone(self, row: Row, before: int, error: CallbackError) -> bool:
+        """After `before` attempts and this error. False if it is not in the database yet."""
+        attempts, pause = after(before, error)
+        gave_up = attempts > before and is_over(attempts, self._options.close_retry_for)
         if gave_up:
             stats.close_events_given_up += 1
             logger.error(
                 "connection %(connection)s: gave up after %(attempts)d attempts at its close callback",
                 {"event": "close_event_given_up", "connection": row.connection, "attempts": attempts},
             )
-        pause = delay_after(attempts) * random.uniform(1, 1 + JITTER)  # nothing secret  # noqa: S311  # nosec B311
-        row.attempt = Attempt(attempts, process_time(pause), plain(error, 512), gave_up)
+        row.attempt = Attempt(attempts, process_time(pause), plain(str(error), 512), gave_up)
         return await self._journal.commit(row) or gave_up

@@ -68,12 +68,18 @@ def _api(options: Options) -> Unsafe:
 
 
 def _callbacks(options: Options) -> Unsafe:
-    for name in ("connect", "establish", "receive", "close"):
-        url = urlsplit(getattr(options, f"{name}_callback"))
+    names = ("connect", "establish", "receive", "close")
+    urls = {name: urlsplit(getattr(options, f"{name}_callback")) for name in names}
+    for name, url in urls.items():
         if url.scheme == "http" and not _is_local(url.hostname):
             hint = "Cookies, keys and messages can be read and changed on the way. Use https."
             where = f"callback.{name} (EKBO_{name.upper()}_CALLBACK_URL)"
             yield _unsafe(16, where, "https, or a backend on this host", f"http to {url.hostname}", hint)
+    elsewhere = any(url.scheme and not _is_local(url.hostname) for url in urls.values())
+    if elsewhere and not (options.signing_keys or options.proxy_set_header):
+        hint = "Whoever reaches the backend's callback paths can pretend to be the proxy. See docs/backends.md."
+        where = "callback.signing_keys (EKBO_CALLBACK_SIGNING_KEYS)"
+        yield _unsafe(25, where, "a key, or a secret in proxy_set_header", "neither", hint)
     if not options.callback_timeout:
         hint = "A backend that hangs keeps its clients waiting, and their memory, for ever."
         yield _unsafe(23, "callback.timeout (EKBO_CALLBACK_TIMEOUT)", "a limit", "none", hint)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 STEP = 0.1  # seconds at most until a second signal is noticed
 HURRY = signal.SIGUSR1  # from the supervisor of workers: end at once
+EXIT_LIMIT = 4.5  # seconds after the window for all that is left; five are promised
 
 C = TypeVar("C")
 
@@ -28,6 +29,9 @@ class Drain:
     hurried = False
     """A second signal, or Ctrl-C: end at once."""
 
+    exit_by: float | None = None
+    """When the process must be gone, by the monotonic clock; None: the window isn't over."""
+
     def on_signal(self) -> None:
         """Begin, or hurry if that is done already. Safe in a signal handler."""
         self.hurried = self.hurried or self.begun
@@ -36,6 +40,10 @@ class Drain:
     def hurry(self) -> None:
         """Don't spread anything, and wait for little. Safe in a signal handler."""
         self.hurried = True
+
+    def over(self) -> None:
+        """The window is over, if it wasn't already."""
+        self.exit_by = self.exit_by or monotonic() + EXIT_LIMIT
 
     async def spread(self, drained: Collection[C], alive: Set[C], close: Callable[[C], None], window: float) -> None:
         """Close each connection at a random moment of its own share of the window (seconds).
@@ -67,3 +75,17 @@ def exit_on_signals() -> None:
     signal.signal(HURRY, lambda *_: drain.hurry())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+
+
+def take_signal(number: signal.Signals, act: Callable[[], object]) -> None:
+    """Have the running loop call `act` at each such signal, from now on."""
+    loop = asyncio.get_running_loop()
+    # Not by a handler of the loop's own: that goes when it closes, and then the signal would kill.
+    signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
+def ignore_signals() -> None:
+    """The process ends, and takes none any more but those that mean to end it."""
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -20,7 +20,7 @@ KuiperbeltError
 │       └── ClusterLost          the same, because Redis went away meanwhile
 ├── ConnectRefused               a handshake is refused; carries the answer for the client
 ├── CallbackError                the backend didn't answer a callback as it should
-│   ├── NoBackendAnswer          not at all: unreachable, too slow, not HTTP
+│   ├── NoBackendAnswer          not at all: unreachable, too slow, hung up
 │   └── BackendBusy              it wasn't asked: too many callbacks at once, or it gives no answers
 ├── HttpError                    another HTTP server gave no whole answer
 │   ├── Unreachable              there is no connection: nobody listens there, or no TLS
@@ -164,7 +164,7 @@ class CallbackError(KuiperbeltError):
 
 
 class NoBackendAnswer(CallbackError):
-    """Nothing came that is an HTTP answer: what a circuit breaker counts."""
+    """No answer came, not even a malformed one: what a circuit breaker counts."""
 
 
 class BackendBusy(CallbackError):

@@ -9,16 +9,13 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
+from time import monotonic
 from typing import Any
 
 from proxy import callbacks, conf, delivery, registry, sampler
 from proxy.drain import drain
 
-# Seconds that the end of the process waits for what sessions still have to tell the backend.
-CLEAN_UP_LIMIT = 12.0  # without a registry it would be lost
-REGISTRY_LIMIT = 2.0  # what isn't told then, the next process tells
-DAPHNE_LIMIT = 4.0  # the same, where no server has waited before
-HURRIED_LIMIT = 0.5  # after a second signal: it gets into the database, if there is one
+HURRIED_LIMIT = 0.5  # seconds for what sessions have to tell the backend, after a second signal
 
 logger = logging.getLogger("proxy.lifespan")
 
@@ -49,14 +46,23 @@ def clean_up(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
 
 async def _finish() -> None:
+    drain.over()
     if _clean_ups:
-        limit = CLEAN_UP_LIMIT
-        if conf.options().registry:
-            limit = DAPHNE_LIMIT if _daphne_ends else REGISTRY_LIMIT
-        await asyncio.wait(_clean_ups, timeout=HURRIED_LIMIT if drain.hurried else limit)
+        await asyncio.wait(_clean_ups, timeout=_time_to_tell())
+        if _clean_ups and not conf.options().registry:
+            logger.error("%d sessions: the backend wasn't told of their ends in time", len(_clean_ups))
     await delivery.shut_down()
     await registry.shut_down()
     await callbacks.shut_down()
+
+
+def _time_to_tell() -> float:
+    """Seconds for what sessions have to tell the backend; what isn't told then, the next process tells."""
+    if drain.hurried:
+        return HURRIED_LIMIT
+    assert drain.exit_by is not None
+    needed = registry.STOP_LIMIT if conf.options().registry else 0.0
+    return max(HURRIED_LIMIT, drain.exit_by - monotonic() - needed)
 
 
 def daphne_ends() -> bool:
@@ -93,6 +99,7 @@ def watch_daphne() -> None:
 
     async def drain_first() -> None:
         await drain.spread(list(_sessions), _sessions, _end_session, conf.options().drain_window)
+        drain.over()
         reactor.stop()
 
     def on_sigterm() -> None:

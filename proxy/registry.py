@@ -27,7 +27,7 @@ from proxy.protocol import header_values, plain
 from proxy.store import Ended, Event, Facts
 
 START_LIMIT = 2.0  # seconds that the start waits for the database
-STOP_LIMIT = 3.0  # seconds that the end waits for it
+STOP_LIMIT = 1.25  # seconds that the end waits for it
 
 
 class Registry:

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from proxy import delivery, push_lane
 from proxy.conf import Options
-from proxy.drain import STEP, drain, exit_on_signals
+from proxy.drain import STEP, drain, exit_on_signals, ignore_signals, take_signal
 from proxy.endpoint import listening_on
 from proxy.garbage import tune_garbage_collector
 from proxy.handlers import API
@@ -153,12 +153,9 @@ class _Server(uvicorn.Server):
         await self._listen(public, self._tls, {})
         for api in own:
             await self._listen(api, None, {API: True})
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        take_signal(signal.SIGHUP, reload)
         if not self._worker:
-            loop.add_signal_handler(signal.SIGUSR2, _refuse_replacement)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            take_signal(signal.SIGUSR2, _refuse_replacement)
         for announcement in self._announcements:
             logger.info(announcement)
         if self._worker and self._worker.waits:
@@ -187,6 +184,7 @@ class _Server(uvicorn.Server):
 
         If a successor has them it gets all that is new, and what has come before is served for as long.
         """
+        ignore_signals()
         began = monotonic()
         if drain.replaced:
             push_lane.hand_all_on(self.server_state.connections)
@@ -202,6 +200,7 @@ class _Server(uvicorn.Server):
             if since >= LEAVE_LEAST and not (alive and since < self._drain_window):
                 break
             await asyncio.sleep(STEP)
+        drain.over()
         if drain.hurried:
             self.config.timeout_graceful_shutdown = HURRIED_SHUTDOWN
         await super().shutdown(sockets)

@@ -55,13 +55,13 @@ class Upstream:
         try:
             probe = self._breaker.enter()
         except BackendBusy:
-            stats.callbacks_refused += 1
+            self._count_refusal()
             raise
         try:
             try:
                 await self._shield.enter(kind, self._patience[kind])
             except BackendBusy:
-                stats.callbacks_refused += 1
+                self._count_refusal()
                 raise
             try:
                 yield monotonic() - began if kind in ("connect", "establish") else 0.0
@@ -80,6 +80,10 @@ class Upstream:
             if probe:
                 self._breaker.leave()
 
+    def _count_refusal(self) -> None:
+        stats.callbacks_refused += 1
+        self._breaker.refused += self._breaker.is_open
+
 
 def upstreams(options: Options) -> dict[str, Upstream]:
     """By kind of callback; those of one scheme, host and port have the same. Empty: nothing is configured."""
@@ -90,7 +94,7 @@ def upstreams(options: Options) -> dict[str, Upstream]:
     by_kind: dict[str, Upstream] = {}
     for kind in ORDER:
         parts = urlsplit(getattr(options, f"{kind}_callback"))
-        place = f"{parts.scheme}://{parts.netloc}"
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # it gets into the log: no user and password
         if parts.netloc:
             by_kind[kind] = found.setdefault(place, Upstream(place, options))
     return by_kind

@@ -73,6 +73,26 @@ def test_one_probe_at_a_time_after_a_pause_that_grows() -> None:
     assert one.enter() is False
 
 
+def test_a_probe_that_hangs_makes_way_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With callback.timeout 0 it may hang for ever."""
+    monkeypatch.setattr(breaker, "PROBE_LIMIT", 2 * PAUSE)
+    failing = stats.backends_failing
+    one = opened()
+    time.sleep(PAUSE)
+    assert one.enter()
+    with pytest.raises(BackendBusy):
+        one.enter()
+    time.sleep(2 * PAUSE)
+    assert one.enter()
+    one.answered(True)
+    one.leave()
+    one.failed(True)  # the first one breaks after all, then answers, which changes nothing
+    one.answered(True)
+    one.leave()
+    assert not one.is_open
+    assert stats.backends_failing == failing
+
+
 def test_late_answers_and_failures_of_before_change_nothing() -> None:
     one = opened()
     one.answered(False)
@@ -92,6 +112,6 @@ def test_it_is_said_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
         one.answered(True)
     assert [record.getMessage() for record in caplog.records] == [
         "backend http://backend: 3 callbacks in a row without an answer",
-        "backend http://backend: answers again",
+        "backend http://backend: answers again; 0 callbacks weren't made meanwhile",
     ]
     assert stats.backends_failing == failing

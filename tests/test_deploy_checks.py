@@ -22,7 +22,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 (BLOCK,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "check --deploy" in block]
 AS_THEY_STAND = dict(re.findall(r"^export (\w+)=(\S+)$", BLOCK, re.MULTILINE))
 DOCUMENTED = {
-    name: re.sub("API_KEY|SECRET_KEY|PASSWORD", lambda _: secrets.token_hex(32), value)
+    name: re.sub("API_KEY|SECRET_KEY|SIGNING_KEY|PASSWORD", lambda _: secrets.token_hex(32), value)
     for name, value in AS_THEY_STAND.items()
 }
 
@@ -43,7 +43,7 @@ def found(**changes: str) -> list[CheckMessage]:
 
 async def test_the_readme_s_settings(tmp_path: Path) -> None:
     """As the README has them, Django's own checks too."""
-    assert len(DOCUMENTED) == BLOCK.count("export ") == 10
+    assert len(DOCUMENTED) == BLOCK.count("export ") == 11
     database = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/k.sqlite3"}
     done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED | database)
     assert (done.status, done.errors) == (0, "")
@@ -86,6 +86,7 @@ async def test_nobody_runs_with_the_readme_s_keys() -> None:
         ({"EKBO_API_KEYS": secrets.token_hex(32) + ",abababababababababab"}, 20, "one of few different characters"),
         ({"EKBO_REGISTRY_QUERY": "true"}, 21, "registry_query (EKBO_REGISTRY_QUERY): expected false"),
         ({"EKBO_CALLBACK_TIMEOUT": "0"}, 23, "callback.timeout (EKBO_CALLBACK_TIMEOUT): expected a limit"),
+        ({"EKBO_CALLBACK_SIGNING_KEYS": ""}, 25, "callback.signing_keys (EKBO_CALLBACK_SIGNING_KEYS): expected a key"),
         ({"EKBO_REDIS_URL": "rediss://:x@r.example?ssl_cert_reqs=none"}, 24, "found any for r.example"),
         ({"EKBO_REDIS_URL": "rediss://:x@r.example?ssl_check_hostname=False"}, 24, "found any for r.example"),
     ],
@@ -107,6 +108,7 @@ def test_what_is_unsafe(changes: dict[str, str], number: int, said: str) -> None
         {"EKBO_API_PORT": "", "EKBO_API_HOST": "0.0.0.0"},
         {"EKBO_API_HOST": "node1.internal"},
         {"EKBO_CONNECT_CALLBACK_URL": "http://127.0.0.1:8000/", "EKBO_CLOSE_CALLBACK_URL": "http://localhost/close"},
+        {"EKBO_CALLBACK_SIGNING_KEYS": "", "EKBO_PROXY_SET_HEADER": "{X-Secret: of-the-proxy}"},
         {"EKBO_REDIS_URL": "redis://127.0.0.1"},
         {"EKBO_REDIS_URL": "", "EKBO_SECRET_KEY": ""},
         {"EKBO_ADMIN_ORIGINS": ""},
@@ -160,5 +162,5 @@ async def test_the_default_settings(tmp_path: Path) -> None:
     }
     done = await manage("check", "--deploy", env=env)
     assert done.status == 0
-    assert re.findall(r"\((\w+\.W\d+)\)", done.errors) == ["proxy.W010", "proxy.W011", "proxy.W013", "proxy.W016"]
+    assert re.findall(r"\((\w+\.W\d+)\)", done.errors) == [f"proxy.W{number:03}" for number in (10, 11, 13, 16, 25)]
     assert sys.executable not in done.errors

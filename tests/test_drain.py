@@ -139,6 +139,34 @@ async def test_ctrl_c_does_not_drain(servers: Servers, kind: str, fresh: Callabl
         assert time.monotonic() - began < 4
 
 
+async def test_without_a_registry_a_backend_that_hangs_is_not_waited_for_either(
+    servers: Servers, backend: Backend, key: str
+) -> None:
+    env = {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "20s", "EKBO_REGISTRY": "false"}
+    server = await servers.start("uvicorn", env)
+    backend.on("/close", key, Answer(delay=15.0))
+    async with client(server, key):
+        began = time.monotonic()
+        server.process.terminate()
+        await asyncio.wait_for(server.process.wait(), 8)
+        assert 2 < time.monotonic() - began < 0.5 + 5
+    assert "1 sessions: the backend wasn't told of their ends in time" in server.output()
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+async def test_sighup_while_it_ends(servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str]) -> None:
+    """It is neither read nor lethal, however late."""
+    async with full(servers, kind, 0.5, fresh) as (server, clients):
+        server.process.terminate()
+        while server.process.returncode is None:
+            server.signal(signal.SIGHUP)
+            await asyncio.sleep(0.002)
+        assert server.process.returncode == 0
+        for key in clients:
+            await backend.wait("/close", key)
+        assert "signal" not in server.output()  # a worker that died of one
+
+
 async def test_what_is_not_told_in_time_the_next_process_tells(servers: Servers, backend: Backend, key: str) -> None:
     """The backend hangs at the end of the deploy: exit in time, and one event id, told again after the restart."""
     server = await servers.start("uvicorn", {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "7s"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -127,7 +128,8 @@ async def test_backend_hanging_at_connect_503_at_once_then_back(
             assert (await send(server, stays)).status == 200
             assert await connection.recv() == "hello"
             assert (await request(server, "GET", "/ping")).status == 200
-            await connection.send("lost")  # the contract: counted, the connection stays
+            await connection.send("lost")  # the contract: logged and counted, the connection stays
+            await connection.send("too")
             backend.signal(signal.SIGCONT)
             for _ in range(100):
                 response, _ = await handshake(server, fresh("back"))
@@ -137,9 +139,13 @@ async def test_backend_hanging_at_connect_503_at_once_then_back(
             assert response.status == 101
             ends = await backend.answered("/close", 2, timeout=20)
             assert [end["key"] for end in ends].count(leaves) == 1
-            assert (await stats(server))["backends_failing"] == 0
+            counted = await stats(server)
+            assert (counted["backends_failing"], counted["receive_errors"]) == (0, 2)
         log = server.output()
         assert log.count("3 callbacks in a row without an answer") == log.count("answers again") == 1
+        weren_t_made = re.search(r"answers again; (\d+) callbacks weren't made", log)
+        assert weren_t_made
+        assert int(weren_t_made[1]) >= 3  # a connect and both frames
         await server.stop()
 
 
@@ -176,12 +182,41 @@ async def test_answers_of_the_application_do_not_open_the_breaker(
 ) -> None:
     """A client that makes its frames fail must not be able to lock others out."""
     server = await servers.start("uvicorn", {"EKBO_CALLBACK_BREAKER_FAILURES": "1"})
-    for _ in range(3):
+    too_long = b"HTTP/1.1 200 OK\r\nX-Echo: " + 9000 * b"x" + b"\r\nContent-Length: 0\r\n\r\n"
+    for answer, status in (
+        (Answer(status=503), 503),
+        (Answer(status=431), 431),
+        (Answer(raw=too_long), 502),  # what the client sent, in a header of the answer
+        (Answer(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), 502),
+    ):
         key = fresh("refused")
-        servers.backend.on("/connect", key, Answer(status=503))
-        assert (await handshake(server, key))[0].status == 503
+        servers.backend.on("/connect", key, answer)
+        assert (await handshake(server, key))[0].status == status
     assert (await handshake(server, fresh("welcome")))[0].status == 101
     await server.stop()
+
+
+async def test_large_headers_of_a_client_do_not_open_the_breaker(
+    servers: Servers, tmp_path: Path, fresh: Callable[[str], str]
+) -> None:
+    """A real server's answer to them is one."""
+    async with prefork(tmp_path) as backend:
+        server = await servers.start("uvicorn", backend.env | {"EKBO_CALLBACK_BREAKER_FAILURES": "1"})
+        for size, status in ((9_000, 431), (30_000, 431)):
+            async with RawWebSocket.open(server) as raw:
+                assert (await raw.handshake("/connect", [("X-Large", "a" * size)])).status == status
+        assert (await handshake(server, fresh("a" * 7_000)))[0].status == 414
+        assert (await handshake(server, fresh("welcome")))[0].status == 101
+        await server.stop()
+
+
+def test_the_log_names_no_user_and_password(caplog: pytest.LogCaptureFixture) -> None:
+    urls = {f"{kind}_callback": f"http://{kind}:hunter2@a:81/" for kind in ("connect", "close")}
+    found = upstreams(Options(**urls, breaker_failures=1))  # type: ignore[arg-type]
+    assert found["connect"] is found["close"]
+    found["connect"]._breaker.failed(False)
+    assert "backend http://a:81: 1 callbacks" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_without_configuration_nothing_stands_in_between() -> None:
