@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,10 @@ from uuid import UUID, uuid4
 import pytest
 from django.utils import timezone
 
-from proxy import journal as journals
 from proxy import store
 from proxy.clock import new_connection
 from proxy.database import Database
-from proxy.journal import Journal, Row, Stored
+from proxy.journal import MAX_BACKLOG, Journal, Row, Stored
 from proxy.models import Node
 from proxy.store import Facts
 from tests import databases
@@ -25,6 +25,7 @@ from tests import databases
 
 @dataclass
 class Setting:
+    database: Database
     journal: Journal
     path: Path
 
@@ -50,7 +51,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
 
     journal = Journal(database, lambda: node.id, on_dead)
     await database.run(lambda: store.register(node))
-    yield Setting(journal, path)
+    yield Setting(database, journal, path)
     await journal.drain()
     database.stop()
     await asyncio.to_thread(stack.close)
@@ -87,11 +88,31 @@ async def test_a_locked_database_is_not_waited_for_and_catches_up(setting: Setti
     assert setting.keys() == ["first", "second"]
 
 
-async def test_there_is_an_end_to_what_waits(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "MAX_BACKLOG", 2)
-    monkeypatch.setattr(setting.journal, "_node", lambda: None)
-    assert [setting.journal.put(row(str(number))) for number in range(4)] == [True, True, False, False]
-    setting.journal.rows.clear()
+async def test_there_is_an_end_to_what_waits(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    """More than there is room for, while the database is locked: memory stays, and what is kept is written."""
+    journal = setting.journal
+    with contextlib.closing(sqlite3.connect(setting.path, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        assert await journal.commit(row("first")) is False
+        assert setting.database.problem == "no answer within 0.5 s"  # what /ready says
+        tracemalloc.start()
+        try:
+            taken = [journal.put(row(f"k{number}")) for number in range(MAX_BACKLOG + 100)]
+            full, _ = tracemalloc.get_traced_memory()
+            kept = taken.index(False)
+            assert MAX_BACKLOG - 1 <= kept <= MAX_BACKLOG
+            assert not any(taken[kept:])
+            assert not any(journal.put(row("late")) for _ in range(20_000))
+            assert tracemalloc.get_traced_memory()[0] - full < 100_000
+        finally:
+            tracemalloc.stop()
+        assert full < MAX_BACKLOG * 2_000
+        assert caplog.text.count("there is no room for more") == 1
+        lock.execute("ROLLBACK")
+    await journal.drain()
+    assert len(setting.keys()) == kept + 1
+    assert setting.database.problem == ""
+    assert await journal.commit(row("new"))
 
 
 async def test_a_row_that_cannot_be_written_keeps_no_other_back(setting: Setting) -> None:
