@@ -22,6 +22,7 @@ import proxy
 from tests.backend import Backend
 from tests.certificates import Certificate
 from tests.clients import Http, client, ending, request, send
+from tests.redis_servers import RedisServer
 from tests.servers import ROOT, WORKERS, Server, Servers, free_port
 from tests.test_workers import alive, gone, pids, until
 
@@ -77,13 +78,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture(scope="module")
+async def own_redis() -> AsyncIterator[RedisServer]:
+    """Of the first node alone."""
+    async with RedisServer.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 async def nodes(
-    servers: Servers, installed: Installed, tmp_path_factory: pytest.TempPathFactory
+    servers: Servers, installed: Installed, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Server, Server]:
     """One with TLS and a UNIX socket for its API; one with a UNIX socket for clients and a port for its API."""
     directory = tmp_path_factory.mktemp("listeners")
     env = {"EKBO_DRAIN_WINDOW": f"{WINDOW:g}s", "EKBO_CONFIG": str(installed.config)}
     tls = {**env, **servers.cluster_env(), **Certificate(directory).env, "EKBO_API_SOCK": str(directory / "api")}
+    tls["EKBO_REDIS_URL"] = own_redis.url
     unix = {**env, **servers.cluster_env(), "EKBO_API_PORT": str(free_port())}
     return await asyncio.gather(
         servers.start("workers", tls, root=installed.root),
@@ -115,7 +124,7 @@ class Load:
             for _ in range(HELD):
                 key = self.fresh("held")
                 self.held[key] = await stack.enter_async_context(client(self.server, key))
-            users = (self._connect, self._connect, self._ping, self._send, self._stats)
+            users = (self._connect, self._ping, self._send, self._stats)
             tasks = [asyncio.create_task(self._on_and_on(use)) for use in users]
             tasks += [asyncio.create_task(self._hold(key)) for key in self.held]
             yield self
@@ -129,7 +138,7 @@ class Load:
                 await use()  # type: ignore[misc]
             except Exception as error:
                 self.trouble.append(f"{use.__name__}: {error!r}")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.03)
 
     async def _hold(self, key: str) -> None:
         code = (await ending(self.held[key], 60)).code
@@ -291,9 +300,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_sigterm_ends_all_in_the_middle_of_it(nodes: tuple[Server, Server], installed: Installed) -> None:
+async def test_nobody_takes_over_before_it_is_ready_and_sigterm_ends_all(
+    nodes: tuple[Server, Server], installed: Installed, own_redis: RedisServer
+) -> None:
+    """The successor finds no Redis, so its predecessor goes on; then the end comes in the middle of the replacement."""
     server, _ = nodes
     before = await pids(server)
+    await own_redis.kill()
     command = await installed.command(server)
     everyone: list[int] = []
 
@@ -302,6 +315,15 @@ async def test_sigterm_ends_all_in_the_middle_of_it(nodes: tuple[Server, Server]
         return len(everyone) > WORKERS
 
     await until(begun, "a successor")
+
+    async def looked() -> bool:
+        return "can't be reached, will be tried again" in server.output()
+
+    await until(looked, "the successor to look for Redis")
+    await asyncio.sleep(0.5)
+    assert await pids(server) == before
+    assert (await request(server, "GET", "/ping")).status == 200
+    assert "leaves" not in server.output().rpartition("replacing workers: 2")[2]
     began = time.monotonic()
     server.process.terminate()
     _, errors = await said(command)
@@ -310,6 +332,14 @@ async def test_sigterm_ends_all_in_the_middle_of_it(nodes: tuple[Server, Server]
     assert time.monotonic() - began < WINDOW + 5
     assert {*before} < {*everyone}
     assert not any(map(alive, everyone))
+
+
+async def test_no_worker_outlives_its_supervisor(nodes: tuple[Server, Server]) -> None:
+    """Those of the code on disk neither."""
+    _, server = nodes
+    workers = await pids(server)
+    os.kill(server.process.pid, signal.SIGKILL)
+    await gone(workers)
 
 
 async def test_nobody_to_ask(servers: Servers) -> None:
