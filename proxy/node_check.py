@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.core.management.base import CommandError
+
 from proxy import machine, node_http
 from proxy.conf import Options
 from proxy.exceptions import HttpError, TlsFailed, Unreachable, WrongCertificate
@@ -77,6 +79,10 @@ async def check_door(door: Door, options: Options) -> tuple[Finding, bool]:
     except WrongCertificate:
         advice = "It was renewed and not read yet (`kill -HUP` the proxy), or another server has the port."
         return failed("ports", door.name, f"the certificate {options.tls_cert}", "another one", advice), False
+    except CommandError as error:
+        return failed(
+            "ports", door.name, "to know the proxy by its certificate", str(error), "Set EKBO_TLS_CERT."
+        ), False
     except TimeoutError:
         found = f"no answer within {LIMIT:g} s"
     except HttpError as error:
@@ -152,7 +158,7 @@ async def check_ready(place: ApiPlace, options: Options) -> Finding:
             answer = await node_http.get(sock, address, tls, options.ready_path, ANSWER_SIZE, LIMIT)
             said = json.loads(answer.body)
             break
-        except (HttpError, TimeoutError, ValueError):
+        except (HttpError, TimeoutError, ValueError, CommandError):
             continue
     else:
         advice = "Pushes can't go there from here. Does its name resolve, and is its port open to this machine?"

@@ -7,11 +7,13 @@ packages=""
 command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
 command -v nginx >/dev/null 2>&1 || packages="$packages nginx-light"
+command -v haproxy >/dev/null 2>&1 || packages="$packages haproxy"
 # The examples that verify signatures.
 command -v php >/dev/null 2>&1 || packages="$packages php-cli"
 command -v ruby >/dev/null 2>&1 || packages="$packages ruby"
 command -v node >/dev/null 2>&1 || packages="$packages nodejs"
 command -v perl >/dev/null 2>&1 || packages="$packages perl"
+command -v systemd-analyze >/dev/null 2>&1 || packages="$packages systemd" # for systemd-analyze; it starts nothing
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || packages="$packages postgresql"
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || packages="$packages libfaketime"
 

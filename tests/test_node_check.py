@@ -50,6 +50,12 @@ async def test_the_port_is_taken(answer: bytes, found: str) -> None:
     assert (finding.state, finding.found, runs) == (State.FAILED, found, False)
 
 
+async def test_a_certificate_that_cannot_be_read(tmp_path: Path) -> None:
+    finding, runs = await look(Options(tls_cert=f"{tmp_path}/none.pem"))
+    assert (finding.state, runs) == (State.FAILED, False)
+    assert finding.found.startswith("expected the nodes' certificate, PEM, in ")
+
+
 async def test_nothing_listens(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
