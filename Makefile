@@ -72,7 +72,7 @@ lint: $(VENV)/dev.stamp ## check style, formatting, types and known unsafe calls
 audit: $(VENV)/bin/python ## ask the public database of advisories about the pinned packages; needs the network
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	for file in requirements examples/chat/requirements requirements-dev; do \
+	for file in requirements requirements-tracing examples/chat/requirements requirements-dev; do \
 		$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r $$file.txt || exit 1; \
 	done
 
@@ -93,7 +93,7 @@ demo: run ## the same as `make run`
 
 lock: $(VENV)/run.stamp ## pin the newest versions that requirements*.in allow
 	$(BIN)/pip install --quiet pip-tools
-	for file in requirements examples/chat/requirements requirements-dev; do \
+	for file in requirements requirements-tracing examples/chat/requirements requirements-dev; do \
 		CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-strip-extras \
 			--no-emit-index-url --no-emit-trusted-host --no-emit-options -o $$file.txt $$file.in || exit 1; \
 	done

@@ -7,16 +7,15 @@ backend can't be reached, is too slow, or answers what the contract doesn't allo
 import asyncio
 import time
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from proxy import reload, signatures
+from proxy import reload, signatures, tracing
 from proxy.ca_file import trust
 from proxy.clock import new_event
 from proxy.conf import Options, options
+from proxy.counted import counted
 from proxy.dial import Tcp
 from proxy.exceptions import CallbackError, ConnectRefused, HttpError, HungUp, NoBackendAnswer, Unreachable
 from proxy.forwarding import TextHeaders, callback_query, set_headers
@@ -24,12 +23,12 @@ from proxy.http_client import HttpClient
 from proxy.http_connection import Answer
 from proxy.http_request import Template, place_of
 from proxy.protocol import Frame, is_session_key, make_frame
-from proxy.stats import Stats, stats
 from proxy.upstream import upstreams
 
 MAX_ANSWER_SIZE = 64 * 1024  # bytes of a connect answer's body
 KINDS = ("connect", "establish", "receive", "close")
 EVENT_ID = "X-Kuiperbelt-Event-Id"
+CONNECTION = "X-Kuiperbelt-Connection"
 
 # What a refused client gets to see of the backend's headers.
 _RELAYED = (b"content-type", b"retry-after", b"www-authenticate")
@@ -61,6 +60,7 @@ class Callbacks:
     def __init__(self, config: Options) -> None:
         self._options = config
         self._upstreams = upstreams(config)
+        self._tracer = tracing.tracer()
         urls = {kind: getattr(config, f"{kind}_callback") for kind in KINDS}
         self._places = {kind: place_of(url) for kind, url in urls.items() if url}
         tls = trust(config.callback_ca) if any(place.tls for place in self._places.values()) else None
@@ -90,6 +90,8 @@ class Callbacks:
     async def shut_down(self) -> None:
         for client in self._clients.values():
             await client.shut_down()
+        if self._tracer:
+            await self._tracer.stop()
 
     async def connect(self, headers: TextHeaders, query: bytes, offered: list[str]) -> Accepted:
         """Ask whether a client may connect.
@@ -155,7 +157,7 @@ class Callbacks:
         sent = [
             (self._options.session_header, session.key),
             ("X-Kuiperbelt-Endpoint", session.endpoint),
-            ("X-Kuiperbelt-Connection", session.connection),
+            (CONNECTION, session.connection),
             (EVENT_ID, str(event_id) if event_id else new_event()),
             *(headers or ()),
         ]
@@ -165,13 +167,22 @@ class Callbacks:
         return answer
 
     async def _request(self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+        """One exchange, and its span if it is traced."""
+        if not self._tracer:
+            return await self._in_turn(name, query, headers, body, limit)
+        with self._tracer.callback(name, dict(headers).get(CONNECTION, "")) as traced:
+            answer = await self._in_turn(name, query, set_headers(headers, traced.headers), body, limit)
+            traced.answered(answer.status)
+            return answer
+
+    async def _in_turn(self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
         """One exchange, when it is its turn. Raises BackendBusy when it isn't made at all."""
         timeout = self._options.callback_timeout or None
         if upstream := self._upstreams.get(name):
             async with upstream.turn(name) as waited:
                 left = timeout - waited if timeout else None
-                return await _counted(name, self._ask(name, query, headers, body, limit, left))
-        return await _counted(name, self._ask(name, query, headers, body, limit, timeout))
+                return await counted(name, self._ask(name, query, headers, body, limit, left))
+        return await counted(name, self._ask(name, query, headers, body, limit, timeout))
 
     async def _ask(
         self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int, timeout: float | None
@@ -199,24 +210,6 @@ class Callbacks:
                 raise CallbackError(f"{name}: expected at most {limit} bytes of body, found more")
             answer.body = answer.body[:limit]  # a refusal is relayed as far as it goes
         return answer
-
-
-async def _counted(name: str, exchange: Coroutine[Any, Any, Answer]) -> Answer:
-    """A callback under way, whose time and outcome are counted."""
-    began, result = perf_counter(), "cancelled"
-    try:
-        answer = await exchange
-        result = "ok" if answer.status == 200 else "refused"
-    except NoBackendAnswer:
-        result = "no_answer"
-        raise
-    except CallbackError:
-        result = "invalid"
-        raise
-    finally:
-        stats.observe(Stats.callback_seconds[name], perf_counter() - began)
-        stats.add(Stats.callbacks[name, result])
-    return answer
 
 
 def _frame(answer: Answer) -> Frame:

@@ -10,7 +10,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, ends, handshake, idle, lifespan, logs, registry
+from proxy import callbacks, delivery, ends, handshake, idle, lifespan, logs, registry, tracing
 from proxy.clock import new_connection
 from proxy.conf import Options, options
 from proxy.endpoint import endpoint_for
@@ -53,7 +53,7 @@ class SessionConsumer(AsyncConsumer):
         self.connection = new_connection()
         stats.total_connections += 1
         await receive()  # websocket.connect
-        with Place() as place:
+        with Place() as place, tracing.connection(self.connection, scope["headers"]):
             try:
                 accepted = await handshake.authenticate(scope, self.connection, place, self.options)
             except ConnectRefused as refusal:

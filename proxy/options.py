@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from proxy import values
+from proxy import choices, values
 from proxy.ca_file import ca_file
 from proxy.forwarding import Network
 from proxy.key_file import KeyFile, key_file, signing_key_file, signing_keys
@@ -152,13 +152,14 @@ class Options(Paths):
     suppress_access_log: bool = option(
         "suppress_access_log", "EKBO_SUPPRESS_ACCESS_LOG", values.boolean, False, "no log line per request and session"
     )
+    tracing: str = option("tracing", "EKBO_TRACING", choices.tracing, "off", "trace context: off, pass, or spans")
     log_format: str = option(
-        "log.format", "EKBO_LOG_FORMAT", partial(values.one_of, ("text", "json")), "text", "text for people, or JSON"
+        "log.format", "EKBO_LOG_FORMAT", partial(choices.one_of, ("text", "json")), "text", "text for people, or JSON"
     )
     log_level: str = option(
         "log.level",
         "EKBO_LOG_LEVEL",
-        partial(values.one_of, ("debug", "info", "warning", "error")),
+        partial(choices.one_of, ("debug", "info", "warning", "error")),
         "info",
         "least level that is logged: debug, info, warning, error",
     )
@@ -196,7 +197,7 @@ class Options(Paths):
     duplicate_session: str = option(
         "duplicate_session",
         "EKBO_DUPLICATE_SESSION",
-        partial(values.one_of, ("replace", "reject", "join")),
+        partial(choices.one_of, ("replace", "reject", "join")),
         "replace",
         "a key connects again: replace, reject or join",
     )

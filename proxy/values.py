@@ -4,7 +4,7 @@ Each function raises ValueError with what was expected; `conf.load` adds where a
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -203,12 +203,6 @@ def addresses(value: Any) -> tuple[tuple[str, int], ...]:
             raise ValueError(expected)
         found.append((parts.hostname, port))
     return tuple(found)
-
-
-def one_of(names: Sequence[str], value: Any) -> str:
-    if value in names:
-        return str(value)
-    raise ValueError(", ".join(names[:-1]) + f" or {names[-1]}")
 
 
 def secrets(value: Any) -> tuple[str, ...]:

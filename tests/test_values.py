@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import values
+from proxy import choices, values
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,6 @@ from proxy import values
             "sentinel-1, 10.0.0.1:7000,[::1]:26379",
             (("sentinel-1", 26379), ("10.0.0.1", 7000), ("::1", 26379)),
         ),
-        (partial(values.one_of, ("replace", "reject", "join")), "reject", "reject"),
         (values.origin_policy, "same_origin", values.OriginPolicy("same_origin")),
         (values.web_origins, "https://A.example:443, http://b:8080", ("https://a.example", "http://b:8080")),
         (values.secret, "k" * 32, "k" * 32),
@@ -122,7 +120,6 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
         (values.addresses, "a:port"),
         (values.addresses, "a:0"),
         (values.addresses, "a/b"),
-        (partial(values.one_of, ("replace", "reject", "join")), "oldest"),
     ],
 )
 def test_values_refused(parse: Callable[[Any], Any], value: Any) -> None:
@@ -136,7 +133,7 @@ def test_whatever_is_written_gives_a_value_or_a_value_error(value: Any) -> None:
     parsers: list[Callable[[Any], Any]] = [
         values.duration, values.boolean, values.port, values.count, values.size, values.path, values.url,
         values.header_name, values.header_map, values.networks, values.secrets, values.origin_policy, values.text,
-        values.redis_urls, values.redis_prefix, values.addresses, partial(values.one_of, ("a", "b")),
+        values.redis_urls, values.redis_prefix, values.addresses, choices.tracing,
     ]  # fmt: skip
     for parse in parsers:
         with contextlib.suppress(ValueError):
