@@ -78,6 +78,16 @@ class ProxyRequest(ASGIRequest):
         return bytes(body)
 
 
+def _whole(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that begins with a body that is here already."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_next() -> Mapping[str, Any]:
+        return messages.pop() if messages else await receive()
+
+    return receive_next
+
+
 async def _not_found(request: ProxyRequest) -> HttpResponse:
     return HttpResponse("not found\n", status=404, content_type="text/plain; charset=utf-8")
 
@@ -122,12 +132,14 @@ class ProxyHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         view = self._view(scope)
-        if view is None:
-            await self._fallback(scope, receive, send)
-            return
         started = perf_counter()
+        request, body = ProxyRequest(scope, receive), b""
+        response: HttpResponse | StreamingHttpResponse | None = None
         try:
-            response: HttpResponse | StreamingHttpResponse = await view(ProxyRequest(scope, receive))
+            if view:
+                response = await view(request)
+            else:  # Django would keep a body of any size on disk, before it knows what the path is
+                body = await request.read_body(conf.options().max_body_size)
         except ClientHungUp:
             return
         except ApiError as error:
@@ -145,6 +157,9 @@ class ProxyHandler:
             logger.exception("%(method)s %(path)s: unexpected error", {"event": "unexpected_error"} | what)
             stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
+        if response is None:
+            await self._fallback(scope, _whole(body, receive), send)
+            return
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         if isinstance(response, StreamingHttpResponse):
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

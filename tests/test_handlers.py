@@ -10,12 +10,23 @@ from proxy import conf, delivery
 from tests.asgi import ask
 
 KEY = (b"x-kuiperbelt-session", b"bob")
+MAX_BODY_SIZE = conf.Options().max_body_size
 
 
 async def test_other_paths_go_to_django() -> None:
     answer = await ask("GET", "/admin/")
     assert answer
     assert (answer.status, answer.body) == (299, b"django")
+
+
+async def test_a_body_of_any_size_is_not_kept_for_django() -> None:
+    """Whoever it is for: Django would have it on disk before it says 404."""
+    for size, status in ((MAX_BODY_SIZE, 299), (MAX_BODY_SIZE + 1, 413)):
+        for headers in ((), ((b"content-length", b"%d" % size),)):
+            answer = await ask("POST", "/nowhere", *headers, body=[b"x" * 1000, b"x" * (size - 1000)])
+            assert answer
+            assert answer.status == status
+    assert await ask("POST", "/admin/", body=[b"half"], hang_up=True) is None
 
 
 async def test_half_a_body_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
