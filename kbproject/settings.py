@@ -11,7 +11,6 @@ import dj_database_url
 
 from proxy import conf
 from proxy.embedded_file import OwnersConnection
-from proxy.redis_hosts import channel_prefix, redis_hosts
 from proxy.secret_key import kept_key
 
 KUIPERBELT, KUIPERBELT_PROBLEMS = conf.load(os.environ)
@@ -108,6 +107,8 @@ ROOT_URLCONF = "kbproject.urls"
 ASGI_APPLICATION = "kbproject.asgi.application"
 CHANNEL_LAYERS: dict[str, Any] = {"default": {"BACKEND": "proxy.layers.LocalChannelLayer"}}
 if KUIPERBELT.clustered:
+    from proxy.redis_hosts import channel_prefix, redis_hosts  # redis is a tenth of a process's start
+
     CHANNEL_LAYERS["default"] = {
         "BACKEND": "proxy.cluster.RedisChannelLayer",
         "CONFIG": {
