@@ -1,8 +1,8 @@
 """What is to be written about sessions, on its way to the database: group commit.
 
-While one batch is being written the next one collects; there is no timer. Nothing waits for a database that doesn't
-work: then the news stay here, one row for each session, and are written when it is back. Called by registry and
-close_events, on the event loop.
+While one batch is being written the next one collects, and so it does while each turn of the event loop brings more;
+there is no timer. Nothing waits for a database that doesn't work: then the news stay here, one row for each session,
+and are written when it is back. Called by registry and close_events, on the event loop.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from proxy.exceptions import DeclaredDead
 from proxy.store import Attempt, Change, Ended, Facts
 
 BATCH = 500  # rows
+TURNS = 20  # of the event loop, at most, that a batch collects for while others are ready to run
 MAX_BACKLOG = 100_000  # rows that wait for the database; there is no room for more
 FIRST_DELAY = 0.5  # seconds after a failure; doubles each time
 MAX_DELAY = 5.0  # seconds
@@ -147,7 +148,7 @@ class Journal:
 
     async def _write_all(self) -> None:
         delay = 0.0
-        while self.rows and (node := self._node()):
+        while await self._collect() and (node := self._node()):
             try:
                 await self._write(node)
             except DeclaredDead:
@@ -159,6 +160,15 @@ class Journal:
                 await asyncio.sleep(delay)
             else:
                 delay = 0.0
+
+    async def _collect(self) -> int:
+        """How many rows there are, once no more come without waiting: a batch costs as much as many a row of it."""
+        for _ in range(TURNS):
+            before = len(self.rows)
+            await asyncio.sleep(0)
+            if len(self.rows) == before:
+                break
+        return len(self.rows)
 
     async def _write(self, node: UUID) -> None:
         batch = dict(islice(self.rows.items(), self._limit))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,9 +17,9 @@ from django.utils import timezone
 from proxy import store
 from proxy.clock import new_connection
 from proxy.database import Database
-from proxy.journal import MAX_BACKLOG, Journal, Row, Stored
+from proxy.journal import MAX_BACKLOG, TURNS, Journal, Row, Stored
 from proxy.models import Node
-from proxy.store import Facts
+from proxy.store import Change, Facts
 from tests import databases
 
 
@@ -66,6 +66,30 @@ async def test_what_comes_together_is_written_together(setting: Setting) -> None
     assert await asyncio.gather(*map(setting.journal.commit, rows)) == [True] * 20
     assert {each.stored for each in rows} == {Stored.YES}
     assert len(setting.keys()) == 20
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(10, 1), (3 * TURNS, 3)])
+async def test_what_comes_turn_by_turn_is_written_together(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, rows: int, batches: int
+) -> None:
+    """Each turn of the event loop brings another row; but a batch doesn't collect for ever."""
+    sizes: list[int] = []
+    write = store.write
+
+    def counted(node: UUID, changes: Sequence[Change]) -> None:
+        sizes.append(len(changes))
+        write(node, changes)
+
+    monkeypatch.setattr(store, "write", counted)
+
+    async def come(turns: int) -> bool:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await setting.journal.commit(row(f"k{turns}"))
+
+    assert await asyncio.gather(*map(come, range(rows))) == [True] * rows
+    assert sum(sizes) == len(setting.keys()) == rows
+    assert len(sizes) == 1 if batches == 1 else 1 < len(sizes) <= batches
 
 
 async def test_a_locked_database_is_not_waited_for_and_catches_up(setting: Setting) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 
@@ -79,6 +81,17 @@ def test_a_write_that_is_repeated_changes_nothing() -> None:
     store.write(me, [change, ended(change.connection)])
     store.write(me, [change])
     assert Session.objects.get().ended_at
+
+
+def test_all_of_a_write_or_nothing() -> None:
+    me, good, bad = node(), opened("good"), opened("bad")
+    assert bad.facts
+    bad = replace(bad, facts=replace(bad.facts, key=None))  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError):
+        store.write(me, [good, bad])
+    assert not Session.objects.exists()
+    store.write(me, [good])
+    assert Session.objects.get().key == "good"
 
 
 def test_beats_are_counted_and_others_seen() -> None:
