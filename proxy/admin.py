@@ -159,14 +159,16 @@ class SessionAdmin(ReadOnlyAdmin):
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
     list_display = (
-        "name", "pid", "state", "heartbeat", "connections", "total_connections", "total_messages", "connect_errors",
-        "message_errors", "endpoint", "version",
+        "name", "pid", "state", "heartbeat", "connections", "total_connections", "total_messages", "errors",
     )  # fmt: skip
     list_filter: ClassVar = [NodeStateFilter]
     search_fields = ("name__startswith",)
     search_help_text = "The start of a host's name"
     ordering = (F("ended_at").desc(nulls_first=True), "-started_at")
-    fields = (*list_display, "worker", "started_at", "heartbeat_at", "heartbeats", "ended_at")
+    fields = (
+        *list_display[:-1], "connect_errors", "message_errors", "endpoint", "version", "worker", "started_at",
+        "heartbeat_at", "heartbeats", "ended_at",
+    )  # fmt: skip
 
     @admin.display
     def state(self, node: Node) -> str:
@@ -177,6 +179,11 @@ class NodeAdmin(ReadOnlyAdmin):
         silent = timezone.now() - node.heartbeat_at > timedelta(seconds=conf.options().node_timeout)
         return "silent" if silent else "alive"
 
+    @admin.display
+    def errors(self, node: Node) -> int:
+        """As in samples: refused connects and frames that couldn't be written, together."""
+        return node.connect_errors + node.message_errors
+
     @admin.display(description="last heartbeat")
     def heartbeat(self, node: Node) -> str:
         return f"{age(node.heartbeat_at)} ago"
@@ -186,14 +193,16 @@ class NodeAdmin(ReadOnlyAdmin):
 class CloseEventAdmin(ReadOnlyAdmin):
     """Ended sessions whose backend hasn't been told."""
 
-    list_display = ("key", "state", "code", "reason", "ended_at", "attempts", "next_attempt_at", "last_error")
+    list_display = ("key", "state", "reason", "ended_at", "attempts", "next_attempt_at", "last_error")
     list_filter: ClassVar = [EventStateFilter]
     search_fields = ("key__startswith", "address__startswith")
     search_help_text = SessionAdmin.search_help_text
     sortable_by = ("key", "ended_at")
     ordering = ("-ended_at",)
     actions = ("replay",)
-    fields = (*list_display, "connection", "node_id", "endpoint", "address", "user_agent", "path", "connected_at")
+    fields = (
+        *list_display, "code", "connection", "node_id", "endpoint", "address", "user_agent", "path", "connected_at",
+    )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseEvent]:
         return super().get_queryset(request).filter(ended_at__isnull=False)

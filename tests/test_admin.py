@@ -31,7 +31,7 @@ node, _ = Node.objects.get_or_create(name=host, pid=0, endpoint=endpoint, defaul
     version="0", started_at=now, heartbeat_at=now, connections=1))
 for key in keys:
     Session.objects.create(connection=uuid.uuid4(), key=key, node_id=node.pk if known else uuid.uuid4(),
-        address="192.0.2.7", user_agent=agent, path="/connect", connected_at=now - timedelta(hours=2), query="",
+        address=address, user_agent=agent, path="/connect", connected_at=now - timedelta(hours=2), query="",
         subprotocol="", reason="", last_error="", endpoint=endpoint)
 """
 ENDED = """
@@ -61,9 +61,16 @@ while Session.objects.filter(key__in=keys).exists():
 """
 
 
-def make(site: Site, *keys: str, known: bool = True, host: str = "gone.example", agent: str = "curl") -> None:
+def make(
+    site: Site,
+    *keys: str,
+    known: bool = True,
+    host: str = "gone.example",
+    agent: str = "curl",
+    address: str = "192.0.2.7",
+) -> None:
     """Sessions of a node that isn't there."""
-    site.run(MAKE, host=host, endpoint="127.0.0.1:1", keys=keys, known=known, agent=agent)
+    site.run(MAKE, host=host, endpoint="127.0.0.1:1", keys=keys, known=known, agent=agent, address=address)
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +307,13 @@ class TestLists:
             await expect(page.locator(".field-heartbeat .readonly")).to_contain_text("ago")
 
 
+RETRIED = """
+Session.objects.filter(key__in=keys).update(reason="handshake", gave_up=False, next_attempt_at=timezone.now(),
+    last_error="close: expected status 200, found 500")
+"""
+FITS = "document.querySelector('.results').scrollWidth <= document.querySelector('.results').clientWidth"
+
+
 class TestLooks:
     """Screenshots, to be looked at; what a program can check about them is checked."""
 
@@ -312,11 +326,17 @@ class TestLooks:
         label: str, viewport: ViewportSize, dark: bool,
     ) -> None:  # fmt: skip
         make(site, *(fresh("user") for _ in range(30)), agent="Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36")
-        make(site, fresh("long") + "k" * 200, agent=HOSTILE_AGENT)
+        make(site, fresh("long") + "k" * 200, agent=HOSTILE_AGENT, address="2001:db8:1234:5678:9abc:def0:1234:5678")
+        ended = fresh("ended") + "k" * 200
+        make(site, ended, host="node-with-a-long-name.example.internal")
+        site.run(ENDED, keys=[ended])
+        site.run(RETRIED, keys=[ended])
         async with site.staff(browser, viewport=viewport, dark=dark) as page:
             for name in ("session", "node", "closeevent"):
                 await page.goto(f"{site.url}proxy/{name}/")
                 await self.picture(page, pictures / f"{label}-{name}.png")
+                if viewport == DESK:
+                    assert await page.evaluate(FITS), f"the table of {name} is wider than its place"
             await page.goto(f"{site.url}proxy/session/?q=long")
             await page.locator("#result_list tbody th a").first.click()
             await self.picture(page, pictures / f"{label}-facts.png")
