@@ -15,6 +15,7 @@ import pytest
 
 from tests.backend import Answer, Backend, Request, welcome
 from tests.clients import CLOSE, TEXT, RawWebSocket, client, close, ending, masked, receive, send
+from tests.evidence import Evidence, Figures
 from tests.servers import Server, Servers
 from tests.vectors import (
     Case,
@@ -266,7 +267,9 @@ async def test_replaced_client_that_ignores_its_close(kind: str, servers: Server
     assert [event.one("X-Kuiperbelt-Close-Reason") for event in backend.seen("/close", key)] == ["replaced", "client"]
 
 
-async def test_many_replace_each_other(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+async def test_many_replace_each_other(
+    kind: str, servers: Servers, backend: Backend, key: str, evidence: Evidence
+) -> None:
     """connect 5: of twenty that come at once one stays, and each of the others has exactly one close event."""
     server = await servers.get(kind)
     async with asyncio.TaskGroup() as group:
@@ -281,9 +284,11 @@ async def test_many_replace_each_other(kind: str, servers: Servers, backend: Bac
         tasks = [group.create_task(come()) for _ in range(20)]
     codes = sorted(task.result() or 0 for task in tasks)
     assert codes == [-1] + [4001] * 19
-    await backend.wait("/close", key, 20)
+    await backend.until(lambda: len(backend.seen("/close", key)) >= 20, "20 ends")
     connections = {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/connect", key)}
-    assert {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/close", key)} == connections
+    told = [request.one("X-Kuiperbelt-Connection") for request in backend.seen("/close", key)]
+    evidence(Figures(1, 20, len(connections - set(told)), len(told) - len(set(told))))
+    assert (set(told), len(told)) == (connections, 20)
     await nobody_registered(server, key)
 
 

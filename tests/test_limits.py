@@ -13,6 +13,7 @@ from proxy.exceptions import ConnectRefused
 from proxy.limits import RETRY_WITHIN, Connections, Pace, Place
 from tests.backend import Answer, Backend, reset
 from tests.clients import PING, TEXT, RawWebSocket, Response, client, masked, receive, request, send
+from tests.evidence import Evidence, Figures
 from tests.servers import ALONE, Server, Servers
 from tests.vectors import each_of
 
@@ -235,7 +236,7 @@ async def test_a_place_comes_back_whatever_happens(
 
 
 async def test_a_storm_of_handshakes(
-    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:
     """Over the rate the backend isn't asked; sessions that are open get their pushes; later handshakes get in."""
     server, key = await servers.get(kind, PACED), fresh("open")
@@ -246,6 +247,7 @@ async def test_a_storm_of_handshakes(
         answers, pushed = await asyncio.gather(
             asyncio.gather(*(handshake(server, one, "") for one in keys)), send(server, key, b"hello")
         )
+        evidence(Figures(1, len(keys) + 1, worst=loop.time() - began))
         admitted = [one for one, answer in zip(keys, answers, strict=True) if answer.status == 101]
         assert pushed.status == 200
         assert await socket.frame() == (TEXT, b"hello")
