@@ -1,6 +1,6 @@
 """`manage.py runproxy` with what can't be caused, or seen, from outside. Servers of the kind "instrumented" run this.
 
-PING_INTERVAL: seconds between the pings of a connection. At SIGUSR2 a line of JSON is added to the file LOOK_FILE: what
+PING_INTERVAL: seconds between the pings of a connection. At SIGRTMIN a line of JSON is added to LOOK_FILE: what
 the process holds. A frame "boom" from a client meets a bug in the handler, "boom later" one on its way to the backend.
 """
 
@@ -65,7 +65,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")
     if interval := os.environ.get("PING_INTERVAL"):
         keepalive.INTERVAL = float(interval)
-    signal.signal(signal.SIGUSR2, write_look)
+    signal.signal(signal.SIGRTMIN, write_look)
     import django
 
     django.setup()

@@ -307,6 +307,14 @@ SEEDS = [
     HANDSHAKE,
     raw("/send", TO, ("Content-Type", "application/octet-stream"), body=b"hello"),
     raw("/close", TO, ("X-Kuiperbelt-Close-Code", "4000"), ("X-Kuiperbelt-Close-Reason", "x"), body=b""),
+    raw("/send", ("X-Kuiperbelt-Session", "{key}é"), body=b"x"),
+    raw("/send", TO, body=b"\xff"),
+    raw("/close", TO, ("X-Kuiperbelt-Close-Code", "four"), body=b""),
+    raw("/close", TO, ("X-Kuiperbelt-Close-Reason", "é" * 100), body=b""),
+    raw("/connect?key={key}", ("X-Odd", "é"), *handshake_headers()),
+    raw("/sessions?limit=x&after=%ff&prefix=%00"),
+    raw("/sessions", body=b'{"sessions":[1,null,{}]}'),
+    raw("/batch", body=b'{"session":1}\n[]\nnull\n{"session":"a","close":"x","code":{}}\n\xff\n'),
     raw("/batch", body=LINES),
     raw("/batch", ("Transfer-Encoding", "chunked")) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(LINES), LINES),
     raw("/sessions", ("Content-Type", "application/json"), body=b'{"sessions":["bob"]}'),
@@ -347,11 +355,11 @@ async def test_whatever_comes(kind: str, servers: Servers, fresh: Callable[[str]
     rng = random.Random(f"{SEED} {kind}")
     bad: list[bytes] = []
 
-    async def throw() -> None:
-        data = rng.choice([*SEEDS, HANDSHAKE, HANDSHAKE])
+    async def throw(number: int) -> None:
+        data = SEEDS[number] if number < len(SEEDS) else rng.choice([*SEEDS, HANDSHAKE, HANDSHAKE])
         frames = b"".join(rng.choice(list(FRAMES.values()))[0] for _ in range(rng.randint(1, 3)))
-        is_client = data == HANDSHAKE and rng.random() < 0.8
-        data = data if is_client else spoilt(rng, data)
+        if number >= len(SEEDS) and (data != HANDSHAKE or rng.random() < 0.2):
+            data = spoilt(rng, data)
         async with Http.open(server) as http:
             await http.write(data.replace(b"{key}", fresh("any").encode()))
             line = b""
@@ -368,7 +376,7 @@ async def test_whatever_comes(kind: str, servers: Servers, fresh: Callable[[str]
 
     async with client(server, key) as connection:
         for start in range(0, INPUTS, 20):
-            await asyncio.gather(*(throw() for _ in range(min(20, INPUTS - start))))
+            await asyncio.gather(*map(throw, range(start, min(start + 20, INPUTS))))
         assert (await send(server, key, b"marker")).body == OK
         assert await receive(connection) == "marker"
     code = await server.stop()

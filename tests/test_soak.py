@@ -165,7 +165,7 @@ async def look(nodes: tuple[Server, Server], redis: RedisServer, directory: Path
     found: dict[str, int] = {}
     for number, node in enumerate(nodes, 1):
         before = looks(directory, number)
-        node.signal(signal.SIGUSR2)
+        node.signal(signal.SIGRTMIN)
 
         async def looked(number: int = number, before: list[str] = before) -> bool:
             return len(looks(directory, number)) > len(before)
