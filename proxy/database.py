@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Thread
+from time import monotonic
 from typing import Any, TypeVar
 
 from django.core.management import call_command
 from django.db import DatabaseError, InterfaceError, connection, connections
 
+END = 1.0  # seconds that the thread has to close its connection
 SLOW = 0.5  # seconds that a job may take until nobody waits for the database any more
 
 NOT_REACHED = "not reached yet"
@@ -38,7 +40,8 @@ class Database:
         self._on_problem = on_problem
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         # A daemon, because the process must be able to end though the database hangs.
-        Thread(target=_work, args=(self._jobs,), name="database", daemon=True).start()
+        self._thread = Thread(target=_work, args=(self._jobs,), name="database", daemon=True)
+        self._thread.start()
 
     async def run(self, job: Callable[[], T], slow_after: float = SLOW) -> T:
         """What the job returns or raises; it is done even if the caller doesn't wait any more."""
@@ -59,9 +62,15 @@ class Database:
             self.problem = ""
         return result
 
-    def stop(self) -> None:
-        """Close the connection and end the thread, after the jobs that wait."""
+    async def stop(self) -> None:
+        """Close the connection and end the thread, after the jobs that wait.
+
+        A process that ends while SQLite closes crashes: its functions are given back to an interpreter that is gone.
+        """
         self._jobs.put(None)
+        deadline = monotonic() + END
+        while self._thread.is_alive() and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def _fail(self, problem: str, details: str = "") -> None:
         if problem != self.problem:

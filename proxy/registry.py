@@ -65,7 +65,7 @@ class Registry:
                 await self.journal.drain()
                 if node := self._id():
                     await self._database.run(lambda: store.leave(node, self._tell))
-        self._database.stop()
+        await self._database.stop()
 
     async def opened(self, entry: "Entry") -> None:
         self._live.add(entry)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from threading import current_thread
+from threading import Event, current_thread
 
 import pytest
 from django.db import OperationalError, connection
@@ -17,10 +17,11 @@ from tests import databases
 async def test_jobs_are_done_in_order_on_one_thread() -> None:
     each = Database(lambda: None)
     assert each.problem == "not reached yet"
-    names = await asyncio.gather(*(each.run(lambda: current_thread().name) for _ in range(3)))
-    assert names == ["database"] * 3
+    threads = await asyncio.gather(*(each.run(current_thread) for _ in range(3)))
+    assert [thread.name for thread in threads] == ["database"] * 3
     assert each.problem == ""
-    each.stop()
+    await each.stop()
+    assert not {thread for thread in threads if thread.is_alive()}  # else the process may crash as it ends
 
 
 async def test_what_fails_is_said_without_names_of_hosts() -> None:
@@ -42,7 +43,19 @@ async def test_what_fails_is_said_without_names_of_hosts() -> None:
     assert len(told) == 4
     await each.run(lambda: None)
     assert each.problem == ""
-    each.stop()
+    await each.stop()
+
+
+async def test_the_end_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.database.END", 0.1)
+    each, gate = Database(lambda: None), Event()
+    waiting = asyncio.create_task(each.run(gate.wait))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await each.stop()
+    assert 0.1 <= time.monotonic() - began < 1
+    gate.set()
+    assert await waiting
 
 
 async def test_a_slow_job_is_said_before_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +64,7 @@ async def test_a_slow_job_is_said_before_it_is_done(monkeypatch: pytest.MonkeyPa
     await each.run(lambda: time.sleep(0.3), 0.1)
     assert told == ["no answer within 0.1 s"]
     assert each.problem == ""
-    each.stop()
+    await each.stop()
 
 
 def test_the_embedded_database_gets_its_tables(tmp_path: Path) -> None:

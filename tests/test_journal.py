@@ -53,7 +53,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     await database.run(lambda: store.register(node))
     yield Setting(database, journal, path)
     await journal.drain()
-    database.stop()
+    await database.stop()
     await asyncio.to_thread(stack.close)
 
 
