@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults history steady kills image soak idle fuzz machine coverage lint audit format bench bench-peers bench-cluster demo lock clean
+.PHONY: help run test faults history steady kills image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ machine: $(VENV)/dev.stamp ## a cluster against a model, with kills, drains and 
 image: $(VENV)/dev.stamp ## do the Dockerfile's steps, pip's too, and run what comes of them; needs the network
 	sh tests/system-tools.sh
 	DEPLOY_WHOLE=1 $(BIN)/python -m pytest -o timeout=300 -k "unit_runs or image" tests/test_deployment.py $(PYTEST_ARGS)
+
+debug: $(VENV)/dev.stamp ## run all tests with asyncio's debug mode and Python's development mode, in the servers too
+	sh tests/system-tools.sh
+	PYTHONASYNCIODEBUG=1 PYTHONDEVMODE=1 PYTHONMALLOC=pymalloc \
+		$(BIN)/python -m pytest -o timeout=300 --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp ## run all tests, show which lines of the test process's own imports they reach
 	sh tests/system-tools.sh

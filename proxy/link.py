@@ -60,8 +60,12 @@ class Link(asyncio.Protocol):
         `predecessor` is its `number`.
         """
         connection = cast(Any, pool.make_connection())  # type: ignore[no-untyped-call]
-        await connection.connect()
-        self.number = await _identify(connection, predecessor)
+        try:
+            await connection.connect()
+            self.number = await _identify(connection, predecessor)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         # The connection object is kept: it closes the socket when it goes.
         self._connection = connection
         self._transport = cast(asyncio.Transport, connection._writer.transport)

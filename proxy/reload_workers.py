@@ -76,7 +76,7 @@ class Audience:
         self._hearing = []
 
     def leave(self) -> None:
-        """In a process that was forked: they are its parent's."""
+        """At the end, and in a process that was forked: there they are its parent's."""
         for each in (self.listener, *self._waiting, *self._hearing):
             if each:
                 each.close()

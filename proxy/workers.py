@@ -51,6 +51,8 @@ def run(application: Any, listeners: Sequence[Sockets], options: Options, tls: s
         started = Supervisor(listeners, options.drain_window, worker.fixed(options), audience).fork()
         if started:
             server.serve(application, listeners[started.number], options, tls, started)
+        else:
+            audience.leave()
 
 
 def take_over(message: int, application: Any, options: Options, tls: ssl.SSLContext | None = None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -12,6 +13,33 @@ from tests.backend import Backend
 from tests.redis_servers import RedisServer
 from tests.servers import KINDS, Servers
 from tests.vectors import each_of
+
+
+class _Complaints(logging.Handler):
+    """What asyncio says of this process: a task that was destroyed, an exception that nobody retrieved."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture(scope="session")
+def _complaints() -> Iterator[_Complaints]:
+    handler = _Complaints()
+    logging.getLogger("asyncio").addHandler(handler)
+    yield handler
+    logging.getLogger("asyncio").removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def asyncio_is_content(_complaints: _Complaints) -> Iterator[None]:
+    """Fails a test during which asyncio logged an error in this process."""
+    _complaints.lines.clear()
+    yield
+    assert not _complaints.lines, "\n\n".join(_complaints.lines)
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,15 @@ STOP_LIMIT = 15.0  # seconds
 WORKERS = 2  # processes of a node of the kind "workers"
 
 TROUBLE = re.compile(
-    r"Traceback \(most recent call last\)|Task was destroyed|never retrieved|never awaited|Unhandled [Ee]rror"
+    r"Traceback \(most recent call last\)|Task was destroyed|never retrieved|never awaited|ResourceWarning"
+    r"|Unhandled [Ee]rror|Fatal Python error"
 )
-"""What a server's log must never hold, whatever clients, callers and backends do."""
+"""What a server's log must never hold, whatever clients, callers and backends do. What is left open, Python says in its
+development mode only (`make debug`)."""
+SLOW = re.compile(r"Executing <.* took (\d+\.\d+) seconds")
+"""What asyncio's debug mode says of a callback that held the event loop up (`make debug`)."""
+SLOW_LIMIT = 1.0
+"""Seconds. asyncio's own 0.1 s is passed by anything when several processes share two cores, with debug mode on."""
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a UNIX socket."""
@@ -187,7 +193,8 @@ class Server:
         if match := TROUBLE.search(output):
             around = output[max(0, match.start() - 400) : match.start() + 2500]
             found.append(f"{self.kind} {self.env_summary()}: {match[0]} in its log:\n{around}")
-        return found
+        slow = [match[0] for match in SLOW.finditer(output) if float(match[1]) > SLOW_LIMIT]
+        return found + [f"{self.kind} {self.env_summary()}: {line}" for line in slow]
 
     def env_summary(self) -> str:
         """What was configured, for messages."""

@@ -130,7 +130,7 @@ def check_headers(asked: Request, lines: Sequence[bytes]) -> None:
     assert not asked.names & set(LEFT_OUT.split()), asked
     ours = {name for name in asked.names if name.startswith(("x-kuiperbelt-", "x-forwarded-"))}
     expected = {"x-kuiperbelt-endpoint", "x-kuiperbelt-connection", "x-forwarded-for", "x-forwarded-proto"}
-    assert ours - {"x-forwarded-host"} == expected, asked
+    assert ours - {"x-forwarded-host", "x-kuiperbelt-subprotocols"} == expected, asked
     assert (asked.one("accept-encoding"), asked.one("x-forwarded-for")) == ("identity", "127.0.0.1")
     assert (asked.one("x-forwarded-proto"), asked.one("x-kuiperbelt-endpoint")) == ("http", ENDPOINT)
     assert uuid.UUID(asked.one("x-kuiperbelt-connection"))

@@ -256,7 +256,8 @@ listeners = [socket.socket()]
 if workers.Supervisor([(each,) for each in listeners]).fork() is not None:
     {work}
 """
-        with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        line = [sys.executable, "-W", "ignore::ResourceWarning", "-c", script]
+        with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
             try:
                 yield cls(process)
             finally:
