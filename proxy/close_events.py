@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from proxy import callbacks, logs, store
+from proxy.changes import Attempt
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
@@ -20,7 +21,7 @@ from proxy.http_client import MAX_CONNECTIONS
 from proxy.journal import Journal, Row, Stored
 from proxy.protocol import plain
 from proxy.stats import stats
-from proxy.store import Attempt, Event
+from proxy.store import Event
 
 FIRST_DELAY = 1.0  # seconds until the second attempt; doubles each time
 MAX_DELAY = 60.0  # seconds

@@ -16,9 +16,9 @@ from uuid import UUID
 from django.db import DataError, IntegrityError
 
 from proxy import store
+from proxy.changes import Attempt, Change, Ended, Facts
 from proxy.database import DATABASE_ERRORS, Database
 from proxy.exceptions import DeclaredDead
-from proxy.store import Attempt, Change, Ended, Facts
 
 BATCH = 500  # rows
 TURNS = 20  # of the event loop, at most, that a batch collects for while others are ready to run

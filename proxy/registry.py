@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from proxy import close_events, conf, forwarding, store
 from proxy.callbacks import Session, client
+from proxy.changes import Ended, Facts
 from proxy.clock import process_time
 from proxy.close_events import Teller
 from proxy.conf import Options
@@ -24,7 +25,7 @@ from proxy.exceptions import DeclaredDead
 from proxy.journal import Journal, Row, Stored
 from proxy.nodes import Process
 from proxy.protocol import header_values, plain
-from proxy.store import Ended, Event, Facts
+from proxy.store import Event
 
 START_LIMIT = 2.0  # seconds that the start waits for the database
 STOP_LIMIT = 1.25  # seconds that the end waits for it

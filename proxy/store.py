@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from proxy.changes import Change
 from proxy.exceptions import DeclaredDead
 from proxy.models import Node, Sample, Session
 
@@ -42,53 +43,6 @@ _ATTEMPT = """
 """
 _ALIVE = "SELECT 1 FROM proxy_node WHERE id = %s AND ended_at IS NULL"
 _DELETE = "DELETE FROM proxy_session WHERE connection = %s"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is kept of a live session."""
-
-    key: str
-    address: str
-    user_agent: str
-    path: str
-    query: str
-    subprotocol: str
-    endpoint: str
-    connected_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A session has ended, and the backend is to be told."""
-
-    at: datetime
-    code: int
-    reason: str
-    due: datetime
-    """When it is to be told if it isn't done by then, by the process's clock; so is the other `due`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """The backend couldn't be told."""
-
-    count: int
-    due: datetime
-    error: str
-    gave_up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What is to be written about one connection."""
-
-    connection: str
-    facts: Facts | None = None
-    ended: Ended | None = None
-    attempt: Attempt | None = None
-    done: bool = False
-    """There is nothing more to tell: the row goes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from django.test import override_settings
 from django.utils import timezone
 
 from proxy import callbacks, close_events
+from proxy.changes import Facts
 from proxy.clock import new_connection
 from proxy.close_events import BUSY_DELAY, JITTER, MAX_DELAY, after, delay_after, is_over
 from proxy.conf import Options
 from proxy.exceptions import BackendBusy, NoBackendAnswer
 from proxy.registry import Entry, Registry
-from proxy.store import Facts
 from tests import databases
 from tests.backend import Answer, Backend
 

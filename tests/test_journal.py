@@ -15,11 +15,11 @@ import pytest
 from django.utils import timezone
 
 from proxy import store
+from proxy.changes import Change, Facts
 from proxy.clock import new_connection
 from proxy.database import Database
 from proxy.journal import MAX_BACKLOG, TURNS, Journal, Row, Stored
 from proxy.models import Node
-from proxy.store import Change, Facts
 from tests import databases
 
 

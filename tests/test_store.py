@@ -14,10 +14,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from proxy import store
+from proxy.changes import Attempt, Change, Ended, Facts
 from proxy.clock import new_connection, process_time
 from proxy.exceptions import DeclaredDead
 from proxy.models import Node, Sample, Session
-from proxy.store import Attempt, Change, Counters, Ended, Facts
+from proxy.store import Counters
 from tests import databases
 from tests.postgres import PostgresServer
 
