@@ -117,7 +117,9 @@ async def handshake(server: Server, raw: bytes) -> None:
         http.writer.write_eof()
         async with asyncio.timeout(LIMIT):
             answer = await http.reader.read(16)
-    assert not answer or re.match(rb"HTTP/1.1 (101|4\d\d|502)", answer), answer
+    # Daphne itself answers 500 to a subprotocol that isn't ASCII, before it asks the application.
+    expected = rb"HTTP/1.1 (101|4\d\d|50[02])" if server.kind == "daphne" else rb"HTTP/1.1 (101|4\d\d|502)"
+    assert not answer or re.match(expected, answer), answer
     assert (await request(server, "GET", "/ping")).body == OK
 
 
