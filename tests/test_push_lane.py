@@ -366,6 +366,27 @@ async def test_the_keep_alive_time_out_ends_no_request_that_came_with_the_last_o
     server.close()
 
 
+async def test_a_mistake_of_ours_while_a_request_comes_in_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """To uvicorn it is a request that can't be read."""
+
+    class Mistaken(HttpProtocol):
+        def on_header(self, name: bytes, value: bytes) -> None:
+            raise RuntimeError("a mistake")
+
+    config: Any = uvicorn.Config(print, log_config=None, lifespan="off")
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        partial(Mistaken, config, ServerState(), {}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(PING)
+    assert b" 400 " in await asyncio.wait_for(reader.read(), 3)
+    assert "a mistake" in caplog.text
+    caplog.clear()
+    writer.close()
+    server.close()
+
+
 # Options
 
 
