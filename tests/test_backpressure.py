@@ -42,7 +42,9 @@ SIZED = {"EKBO_SEND_QUEUE_SIZE": "1000000", "EKBO_BLOCKED_TIMEOUT": "60s", "EKBO
 FULL = "STALLED_READERS" in os.environ
 READERS = int(os.environ.get("STALLED_READERS", "5"))
 PHASE, TURNS = (25.0, 2) if FULL else (2.5, 1)  # seconds of reading, then of stalling; how often
-SLOWER = 1.2 if FULL else 5.0  # of p99: a short run on a busy machine can't show more
+SLOWER, ANYWAY = (
+    (1.2, 0.0) if FULL else (5.0, 1.0)
+)  # of p99, and seconds: a short run on a busy machine can't show more
 
 
 def frame(number: int) -> bytes:
@@ -295,7 +297,7 @@ async def test_stalled_readers(
     print(f"\n{READERS} stalled readers: p99 of others {before * 1000:.1f} ms, then {meanwhile * 1000:.1f} ms")
     assert told == [["slow"]] * len(stalled)
     assert min(map(len, times.values())) > 30
-    assert meanwhile < SLOWER * before, {reads: sorted(found)[-10:] for reads, found in times.items()}
+    assert meanwhile < max(SLOWER * before, ANYWAY), {reads: sorted(found)[-10:] for reads, found in times.items()}
 
 
 async def read_on(socket: RawWebSocket) -> None:
