@@ -42,9 +42,7 @@ SIZED = {"EKBO_SEND_QUEUE_SIZE": "1000000", "EKBO_BLOCKED_TIMEOUT": "60s", "EKBO
 FULL = "STALLED_READERS" in os.environ
 READERS = int(os.environ.get("STALLED_READERS", "5"))
 PHASE, TURNS = (25.0, 2) if FULL else (2.5, 1)  # seconds of reading, then of stalling; how often
-SLOWER, ANYWAY = (
-    (1.2, 0.0) if FULL else (5.0, 1.0)
-)  # of p99, and seconds: a short run on a busy machine can't show more
+SLOWER, ANYWAY = (1.2, 0.0) if FULL else (5.0, 1.0)  # of p99, and seconds: a short run can't show more
 
 
 def frame(number: int) -> bytes:

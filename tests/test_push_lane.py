@@ -143,8 +143,8 @@ def test_lane_and_view_do_the_same(
     pieces = [raw[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(raw)])]
     by_lane, by_view = (pair.do(conversation(server, keys, [*pieces, PING])) for server in (pair.lane, pair.view))
     if changed:
-        # What can't be read ends the connection. With it answers may be lost that aren't written or read yet, and by the
-        # view what had come in just before, which it does a moment later than the lane.
+        # What can't be read ends the connection. With it answers may be lost that aren't written or read yet, and, by
+        # the view, what had come in just before, which it does a moment later than the lane.
         for lane, view in zip(by_lane[1], by_view[1], strict=True):
             assert [frame for frame in lane if frame[0] != CLOSE][: len(view) - 1] == view[:-1]
         assert not [answers for answers in (by_lane[0], by_view[0]) if b"HTTP/1.1 5" in answers]
