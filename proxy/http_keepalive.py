@@ -10,10 +10,10 @@ from functools import cache
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxy import conf
+from proxy.http_reader import HttpReader
 from proxy.stats import stats
 from proxy.sweep import Sweeper
 
@@ -40,7 +40,7 @@ def _patience(config: uvicorn.Config, state: ServerState) -> Patience:
     return Patience(options.header_timeout, options.body_timeout, config.timeout_keep_alive)
 
 
-class KeptAlive(HttpToolsProtocol):
+class KeptAlive(HttpReader):
     """Closes a connection whose client takes too long.
 
     `header_timeout` is for a whole head, from the beginning of the connection, or from the first byte after an answer;

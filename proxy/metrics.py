@@ -58,5 +58,8 @@ async def metrics(request: ProxyRequest) -> HttpResponse:
     """The view. Who asks must be allowed to, for this tells more of the backend than /stats does."""
     if grant := admit(request.scope, conf.options()):
         grant.check("metrics")
-    encode, content_type = choose_encoder(request.header(b"accept"))
+    try:
+        encode, content_type = choose_encoder(request.header(b"accept"))
+    except (ValueError, TypeError):  # it can't read what the header says of versions
+        encode, content_type = choose_encoder("")
     return HttpResponse(encode(_registry), content_type=content_type)

@@ -98,10 +98,19 @@ class PushAnswers(KeptAlive):
     def _wait(self, rest: Pending | Awaitable[Begun], tally: Tally, keys: list[str]) -> None:
         waiting: Any = Waiting(self.url, self._started, self._head)
         self.cycle = waiting
+
+        def on_done(done: Delivery) -> None:
+            try:
+                status, body = tally.answer(done, keys)
+            except Exception:
+                self._failed(waiting)
+            else:
+                self._answer(status, body, waiting)
+
         if isinstance(rest, Pending):
-            rest.when_done(lambda done: self._answer(*tally.answer(done, keys), waiting))
-            return
-        self._run(self._finish(waiting, rest, tally, keys))
+            rest.when_done(on_done)
+        else:
+            self._run(self._finish(waiting, rest, tally, keys))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """As a task that uvicorn knows, and cancels when the server ends and it takes too long."""

@@ -6,13 +6,9 @@ so what it answers itself are deliveries, byte for byte as the view does (design
 """
 
 import asyncio
-import logging
-import sys
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
-
-from httptools import HttpParserCallbackError
 
 from proxy import conf
 from proxy.exceptions import ApiError
@@ -21,8 +17,6 @@ from proxy.pushes import Head, Push
 from proxy.repeated_head import RepeatedHead, learn
 
 MAX_LESSONS = 3  # heads of a connection that are learnt in vain before it is taken to have no usual one
-
-logger = logging.getLogger("proxy.api")
 
 
 def hand_all_on(connections: Iterable[object]) -> None:
@@ -101,6 +95,8 @@ class PushLane(PushAnswers):
 
     def on_headers_complete(self) -> None:
         self.reads_head = False
+        if self.ignores_upgrade():
+            return
         push = self._lane.pushes.get(self.url)
         if push is None or not self._is_plain(push):
             self._hand_on()
@@ -148,7 +144,7 @@ class PushLane(PushAnswers):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._between = True
+        self._between = not self._reads_again
         push, self._push = self._push, None
         if push is None:
             super().on_message_complete()
@@ -163,12 +159,6 @@ class PushLane(PushAnswers):
             self._hand_on(body)
         else:
             self._taken = push, self.url, body
-
-    def send_400_response(self, msg: str) -> None:
-        """uvicorn can't read a request; or can't it because of a mistake of ours in one of the methods above?"""
-        if isinstance(sys.exception(), HttpParserCallbackError):
-            logger.exception("a request: unexpected error while it came in", {"event": "unexpected_error"})
-        super().send_400_response(msg)
 
     def shutdown(self) -> None:
         """uvicorn ends: what has begun to come in is still answered."""

@@ -102,7 +102,7 @@ class Tally:
         asked = len(set(keys)) if self._is_close else len(keys)
         if done.failures:
             for failure in done.failures:
-                stats.add(self._places[_RESULTS[failure.error]])
+                stats.add(self._places[_RESULTS.get(failure.error, "closed")])  # another version may say more
             rest = self._places["refused"] if done.refused else self._ok
             stats.slot[rest] += asked - len(done.failures)
         else:

@@ -277,6 +277,13 @@ async def test_open_metrics_for_who_asks(nodes: Mapping[str, Server]) -> None:
     assert found("build_info", version=proxy.__version__, python=platform.python_version()) == 1
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "text/plain;version=1.x", "*", ";"])
+async def test_any_accept_header_is_answered(nodes: Mapping[str, Server], accept: str) -> None:
+    response = await request(nodes["uvicorn"], "GET", "/metrics", [("Accept", accept)])
+    assert response.status == 200
+    assert b"kuiperbelt_connections" in response.body
+
+
 @pytest.mark.parametrize(
     ("peer", "headers", "status"),
     [

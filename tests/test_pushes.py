@@ -94,3 +94,10 @@ def test_answers(done: Delivery, status: int, start: bytes) -> None:
     assert got == status
     assert body.startswith(start)
     assert body.endswith(b'"NG"}\n' if status != 200 else (b'"OK"}\n' if done.failures else b'"OK"}'))
+
+
+def test_what_only_another_version_says_is_counted_and_answered() -> None:
+    """Over Redis a process may answer with an outcome that no push of ours has."""
+    failed = Delivery([Failure("bob", "kuiperbelt: something new")])
+    status, body = pushes.Tally(pushes.send, "push_lane").answer(failed, ["bob"])
+    assert (status, b"something new" in body) == (200, True)
