@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults history steady kills image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo lock clean
+.PHONY: help run test faults history steady kills image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-cluster: $(VENV)/dev.stamp ## measure two processes and Redis, write their
 	$(BIN)/python -m bench cluster --write $(BENCH_ARGS)
 
 demo: run ## the same as `make run`
+
+docs: $(VENV)/dev.stamp ## write the tables of docs/ that are made from the code
+	$(BIN)/python -m tests.reference
 
 lock: $(VENV)/run.stamp ## pin the newest versions that requirements*.in allow
 	$(BIN)/pip install --quiet pip-tools

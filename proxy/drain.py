@@ -1,7 +1,7 @@
 """Drain: the sessions of a process that ends are closed one by one, over a window, so that not all come back at once.
 
 `server` drains before uvicorn's own shutdown, `lifespan` before daphne's. From the first signal on `/ready` says 503,
-and a handshake is refused (README: The end of a process).
+and a handshake is refused (docs/deploys.md).
 """
 
 import asyncio

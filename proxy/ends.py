@@ -1,4 +1,4 @@
-"""How sessions end: code and reason, as the close callback tells them (README: Callbacks)."""
+"""How sessions end: code and reason, as the close callback tells them (docs/close-codes.md)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is read anew at SIGHUP, without a restart: API keys and the certificate (README: Who may push, TLS).
+"""What is read anew at SIGHUP, without a restart: API keys and the certificate (docs/api.md, docs/servers.md).
 
 Called by a process that serves, and by the supervisor of workers, whose next ones begin with what it has read.
 """

@@ -176,14 +176,6 @@ def test_unknown_variables() -> None:
     assert conf.unknown_variables(environ) == ["EKBO_CALLBAK_TIMEOUT"]
 
 
-def test_every_option_is_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    for spec in fields(conf.Options):
-        row = f"| `{spec.metadata['key']}` | `{spec.metadata['variable']}` |"
-        (found,) = [line for line in readme.splitlines() if line.startswith(row)]
-        assert found.endswith(f"| {spec.metadata['meaning']} |")
-
-
 def test_redis(tmp_path: Path) -> None:
     options, problems = load_yaml(tmp_path, "redis:\n  url: redis://a\n  prefix: chat", **CONNECT)
     assert not problems

@@ -1,4 +1,4 @@
-"""`manage.py check --deploy`: nothing about the README's settings, one warning for each thing that is made unsafe."""
+"""`manage.py check --deploy`: nothing about what docs/deployment.md sets, one warning for each thing made unsafe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from proxy.deploy_checks import check_deployment
 from tests.certificates import Certificate
 from tests.operators import manage
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-(BLOCK,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "check --deploy" in block]
+PAGE = (Path(__file__).parent.parent / "docs/deployment.md").read_text()
+(BLOCK,) = [block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "check --deploy" in block]
 AS_THEY_STAND = dict(re.findall(r"^export (\w+)=(\S+)$", BLOCK, re.MULTILINE))
 DOCUMENTED = {
     name: re.sub("API_KEY|SECRET_KEY|SIGNING_KEY|PASSWORD", lambda _: secrets.token_hex(32), value)
@@ -41,8 +41,8 @@ def found(**changes: str) -> list[CheckMessage]:
         return check_deployment(None)
 
 
-async def test_the_readme_s_settings(tmp_path: Path) -> None:
-    """As the README has them, Django's own checks too."""
+async def test_the_documented_settings(tmp_path: Path) -> None:
+    """As they stand there, Django's own checks too."""
     assert len(DOCUMENTED) == BLOCK.count("export ") == 11
     database = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/k.sqlite3"}
     done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED | database)
@@ -51,7 +51,7 @@ async def test_the_readme_s_settings(tmp_path: Path) -> None:
     assert found() == []
 
 
-async def test_nobody_runs_with_the_readme_s_keys() -> None:
+async def test_nobody_runs_with_the_documented_keys() -> None:
     done = await manage("check", "--deploy", env=AS_THEY_STAND)
     assert done.status == 1
     for name in ("EKBO_API_KEYS", "EKBO_SECRET_KEY"):

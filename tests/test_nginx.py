@@ -1,4 +1,4 @@
-"""README's "More than one machine", as it stands there: nginx, three nodes of two workers each, Redis, PostgreSQL."""
+"""docs/howto-cluster.md, as it stands there: nginx, three nodes of two workers each, Redis, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.redis_servers import RedisServer, eventually
 from tests.servers import ROOT, Server, Servers, environment, free_port
 from tests.vectors_api import OK
 
-SECTION = (ROOT / "README.md").read_text().partition("## More than one machine")[2].partition("\n## ")[0]
+GUIDE = (ROOT / "docs/howto-cluster.md").read_text()
 START = """
 daemon off;
 pid nginx.pid;
@@ -30,19 +30,19 @@ http {
     access_log off;
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    proxy_bind 127.0.0.10;  # in the README's network the machine's own address
+    proxy_bind 127.0.0.10;  # in the guide's network the machine's own address
 """
 
 
 def block(language: str, holding: str) -> str:
-    """The section's block of code in this language that has this in it."""
-    (found,) = [code for code in re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL) if holding in code]
+    """The guide's block of code in this language that has this in it."""
+    (found,) = [code for code in re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL) if holding in code]
     return str(found)
 
 
 @dataclass
 class Site:
-    """The README's machines: the load balancer is 127.0.0.10, and the nodes are ports."""
+    """The guide's machines: the load balancer is 127.0.0.10, and the nodes are ports."""
 
     nodes: list[Server]
     public: int
@@ -87,7 +87,7 @@ async def site(
     chosen |= {"EKBO_REDIS_URL": redis.url, "EKBO_TRUSTED_PROXIES": "127.0.0.10", "EKBO_REDIS_PREFIX": "readme"}
     assert chosen["EKBO_DATABASE_URL"] == "postgres://kuiperbelt:PASSWORD@10.0.0.10:5432/kuiperbelt"
     chosen["EKBO_DATABASE_URL"] = postgres.url
-    (migrate,) = re.findall(r"`(\S+ manage.py migrate)`", SECTION)
+    (migrate,) = re.findall(r"`(\S+ manage.py migrate)`", GUIDE)
     migrating = await asyncio.create_subprocess_exec(
         *migrate.split(), cwd=ROOT, env=environment(servers.backend.port, chosen), stdout=asyncio.subprocess.DEVNULL
     )

@@ -1,10 +1,11 @@
-"""The README's commands, run as they stand but for the ports: the hello backend, the proxy, and every curl line."""
+"""The commands of the README, docs/servers.md and docs/commands.md, run as they stand but for the ports."""
 
 import asyncio
 import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from websockets.asyncio.client import connect
@@ -14,11 +15,36 @@ from tests.operators import registered
 from tests.servers import Servers, free_port
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+RUN = (
+    "make run",
+    "python3 -m venv .venv",
+    "python3 examples/hello.py",
+    "export EKBO_CONNECT_CALLBACK_URL=http://127.0.0.1:9181/connect",
+    '.venv/bin/websockets "ws://127.0.0.1:9180/connect?user=bob"',
+    "curl -H 'X-Kuiperbelt-Session: bob' -d 'hello' http://127.0.0.1:9180/send",
+)
+"""How the README's blocks of commands begin, each of which is run here."""
 
 
-def blocks() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+def blocks(page: str = "README.md") -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_every_block_is_run() -> None:
+    assert tuple(block.partition("\n")[0] for block in blocks()) == RUN
+
+
+async def test_make_run() -> None:
+    """What it starts once all is set up is what test_demo.py starts."""
+    status, output = await run("make --no-print-directory --dry-run --old-file=.venv/run.stamp run")
+    assert (status, output) == (0, ".venv/bin/python examples/chat/run.py\n")
+
+
+def test_the_setup_is_the_tutorial_s() -> None:
+    """Where it is run."""
+    (setup,) = [block for block in blocks() if "venv .venv" in block]
+    (tutorial,) = [block for block in blocks("docs/tutorial.md") if "venv .venv" in block]
+    assert tutorial.startswith(setup)
 
 
 def curl_lines() -> list[tuple[str, str]]:
@@ -39,12 +65,32 @@ async def ready(port: int) -> None:
     raise AssertionError(f"nobody listens on port {port}")
 
 
-async def run(command: str) -> tuple[int | None, str]:
+async def run(command: str, env: Mapping[str, str] | None = None) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_shell(
-        command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        command, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     output, _ = await process.communicate()
     return process.returncode, output.decode()
+
+
+async def typed(port: int) -> None:
+    """Type a line into the README's third terminal, and end it by Ctrl-D."""
+    (line,) = [block for block in blocks() if "bin/websockets" in block]
+    command = line.replace("9180", str(port)).replace(
+        ".venv/bin/websockets", f"{Path(sys.executable).parent}/websockets"
+    )
+    process = await asyncio.create_subprocess_shell(
+        command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdin
+    process.stdin.write(b"typed\n")
+    assert process.stdout
+    async with asyncio.timeout(10):
+        async for shown in process.stdout:
+            if b"hello bob" in shown:
+                process.stdin.close()
+        assert await process.wait() == 0
+    assert process.stdin.is_closing()
 
 
 async def test_try_it_by_hand() -> None:
@@ -62,11 +108,12 @@ async def test_try_it_by_hand() -> None:
     try:
         await ready(port)
         await ready(backend_port)
+        assert backend.stdout
+        await typed(port)
+        assert await asyncio.wait_for(backend.stdout.readline(), 5) == b"/receive bob typed\n"
+        assert await asyncio.wait_for(backend.stdout.readline(), 5) == b"/close bob \n"
         async with connect(f"ws://127.0.0.1:{port}/connect?user=bob") as bob:
             assert await bob.recv() == "hello bob"
-            await bob.send("typed")
-            assert backend.stdout
-            assert await asyncio.wait_for(backend.stdout.readline(), 5) == b"/receive bob typed\n"
             lines = curl_lines()
             assert len(lines) == 7
             for command, expected in lines:
@@ -84,7 +131,7 @@ async def test_try_it_by_hand() -> None:
 
 async def test_the_daphne_line() -> None:
     port, backend_port = free_port(), free_port()
-    (line,) = [line for block in blocks() for line in block.splitlines() if "bin/daphne" in line]
+    (line,) = [line for block in blocks("docs/servers.md") for line in block.splitlines() if "bin/daphne" in line]
     flags = line.split()[1:]
     flags[flags.index("9180")] = str(port)
     environ = {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend_port}/connect"}
@@ -104,7 +151,7 @@ async def test_the_daphne_line() -> None:
 
 
 async def test_commands(servers: Servers, tmp_path: Path) -> None:
-    (block,) = [block for block in blocks() if "manage.py listsessions" in block]
+    (block,) = blocks("docs/commands.md")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     server = await servers.start("uvicorn")
     async with client(server, "bob") as bob:
@@ -119,9 +166,3 @@ async def test_commands(servers: Servers, tmp_path: Path) -> None:
         await bob.wait_closed()
         assert bob.close_code == 4000
     await server.stop()
-
-
-async def test_every_command_is_in_the_table() -> None:
-    commands = [path.stem for path in (ROOT / "proxy/management/commands").glob("*.py")]
-    for command in commands:
-        assert command in ("__init__", "runproxy") or f"\n| `{command} " in README or f"\n| `{command}`" in README
