@@ -11,8 +11,10 @@ import random
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from django.utils import timezone
+
 from proxy import callbacks, logs, store
-from proxy.changes import Attempt
+from proxy.changes import Attempt, Ended, Facts
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
@@ -69,6 +71,14 @@ async def tell(session: callbacks.Session, code: int, reason: str) -> CallbackEr
     finally:
         stats.closing_connections -= 1
     return None
+
+
+def _row_of(event: Event) -> Row:
+    """The row that it was read from, or what can be known of it should the database lose it now."""
+    now = timezone.now()
+    row = Row(event.connection, Facts(event.key, "", "", "", "", "", event.endpoint, now), Stored.YES)
+    row.ended, row.end_stored = Ended(now, event.code, event.reason, event.due), True
+    return row
 
 
 class Teller:
@@ -153,7 +163,7 @@ class Teller:
         return min(LOOK, (free[0].due - now).total_seconds()) if free else LOOK
 
     async def _tell_stored(self, event: Event) -> None:
-        row = self.telling[event.connection] = Row(event.connection, stored=Stored.YES)
+        row = self.telling[event.connection] = _row_of(event)
         try:
             if error := await self._attempt(row, event):
                 await self._postpone(row, event.attempts, error)

@@ -30,7 +30,10 @@ KuiperbeltError
 │   ├── HungUp                   it closed the connection without a byte of an answer
 │   ├── AnswerCut                it closed the connection in the middle of its answer
 │   └── BadAnswer                it doesn't speak HTTP, or answered with more headers than are taken
-└── DeclaredDead                 another process has taken over what this one had in the database
+├── NodeGone                     this process may not write to the database as the node that it was
+│   ├── DeclaredDead             another process has taken over what this one had there
+│   └── NodeForgotten            the database doesn't know it: an older copy is in its place
+└── SessionsForgotten            the database knows the process, but not all of its sessions
 
 Errors of the configuration aren't exceptions: they are collected as `conf.Problem` and reported together.
 """
@@ -207,5 +210,17 @@ class BadAnswer(HttpError):
     pass
 
 
-class DeclaredDead(KuiperbeltError):
+class NodeGone(KuiperbeltError):
+    """What is written from now on is written as another node."""
+
+
+class DeclaredDead(NodeGone):
     """The process was silent for so long that its sessions count as lost, and their close events are another's."""
+
+
+class NodeForgotten(NodeGone):
+    """The database was restored or emptied, or a replica was behind: nobody holds the sessions for lost."""
+
+
+class SessionsForgotten(KuiperbeltError):
+    """The end of a session can't be written where its row isn't; nothing was written."""

@@ -18,7 +18,7 @@ from django.db import DataError, IntegrityError
 from proxy import store
 from proxy.changes import Attempt, Change, Ended, Facts
 from proxy.database import DATABASE_ERRORS, Database
-from proxy.exceptions import DeclaredDead
+from proxy.exceptions import NodeGone, SessionsForgotten
 
 BATCH = 500  # rows
 TURNS = 20  # of the event loop, at most, that a batch collects for while others are ready to run
@@ -38,9 +38,12 @@ class Stored(Enum):
 
 
 class Row:
-    """A connection's row as it shall be: what is set here isn't written yet."""
+    """A connection's row as it shall be.
 
-    __slots__ = ("attempt", "connection", "done", "ended", "facts", "stored", "taken", "waiters")
+    Facts and end stay when they are written, for a database may lose them; an attempt is set while it isn't written.
+    """
+
+    __slots__ = ("attempt", "connection", "done", "end_stored", "ended", "facts", "stored", "taken", "waiters")
 
     def __init__(self, connection: str, facts: Facts | None = None, stored: Stored = Stored.NO) -> None:
         self.connection = connection
@@ -49,21 +52,27 @@ class Row:
         self.attempt: Attempt | None = None
         self.done = False
         self.stored = stored
+        self.end_stored = False
         self.taken = False
         """Another process tells the end of this session."""
         self.waiters: list[asyncio.Future[None]] | None = None
 
     def change(self) -> Change:
-        return Change(self.connection, self.facts, self.ended, self.attempt, self.done)
+        facts = None if self.stored is Stored.YES else self.facts
+        ended = None if self.end_stored else self.ended
+        return Change(self.connection, facts, ended, self.attempt, self.done)
 
     def on_written(self, change: Change) -> None:
         self.stored = Stored.YES
-        if self.facts is change.facts:
-            self.facts = None
-        if self.ended is change.ended:
-            self.ended = None
+        self.end_stored = self.end_stored or change.ended is not None
         if self.attempt is change.attempt:
             self.attempt = None
+
+    def on_forgotten(self) -> None:
+        """The database has lost it, or at least a part: all of it is to be written again."""
+        if self.stored is Stored.YES:
+            self.stored = Stored.MAYBE
+        self.end_stored = False
 
     def release(self) -> None:
         """Nobody need wait any longer."""
@@ -76,10 +85,15 @@ class Row:
 class Journal:
     """The rows with news, in order."""
 
-    def __init__(self, database: Database, node: Callable[[], UUID | None], on_dead: Callable[[UUID], Awaitable[None]]):
+    def __init__(
+        self,
+        database: Database,
+        node: Callable[[], UUID | None],
+        on_gone: Callable[[UUID, NodeGone], Awaitable[None]],
+    ) -> None:
         self._database = database
         self._node = node
-        self._on_dead = on_dead
+        self._on_gone = on_gone
         # Since when each waits, by the monotonic clock.
         self.rows: dict[Row, float] = {}
         self._batch: dict[Row, float] = {}
@@ -151,8 +165,10 @@ class Journal:
         while await self._collect() and (node := self._node()):
             try:
                 await self._write(node)
-            except DeclaredDead:
-                await self._on_dead(node)
+            except NodeGone as error:
+                await self._on_gone(node, error)
+            except SessionsForgotten as error:
+                logger.warning("the database has lost sessions, they are written again: %s", error)
             except (DataError, IntegrityError):
                 self._limit = 1  # to find out which row it was
             except DATABASE_ERRORS:
@@ -182,6 +198,9 @@ class Journal:
             await self._database.run(lambda: store.write(node, changes))
         except BaseException as error:
             self._batch = {}
+            if isinstance(error, SessionsForgotten):
+                for row in batch:
+                    row.on_forgotten()
             if isinstance(error, DataError | IntegrityError) and len(batch) == 1:
                 (row,) = batch
                 what = {"event": "unexpected_error", "connection": row.connection}

@@ -18,7 +18,7 @@ from proxy import database, store, token_records, tokens
 from proxy.clock import process_time
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
-from proxy.exceptions import DeclaredDead
+from proxy.exceptions import NodeForgotten, NodeGone
 from proxy.models import Node
 from proxy.stats import stats
 
@@ -56,7 +56,7 @@ class Process:
     """This process as a node. It is nobody (`id` is None) until the database has taken its registration.
 
     `on_begin` is called when it may write, `on_events` when it got close events of others to tell, `on_dead` when it
-    finds that others have declared it dead; then it becomes a new node.
+    finds that others have declared it dead, `on_forgotten` when the database has lost it; then it becomes a new node.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Process:
         on_begin: Callable[[], None],
         on_events: Callable[[], None],
         on_dead: Callable[[], None],
+        on_forgotten: Callable[[], None],
     ) -> None:
         self._database = db
         self._options = options
@@ -74,6 +75,7 @@ class Process:
         self._on_begin = on_begin
         self._on_events = on_events
         self._on_dead = on_dead
+        self._on_forgotten = on_forgotten
         self.id: UUID | None = None
         self._period = options.node_timeout / BEATS
         self._watch = Watch(options.node_timeout)
@@ -103,16 +105,22 @@ class Process:
         if monotonic() - self._beaten > self._options.node_timeout / 2 and self.id and not self._database.problem:
             await self.turn()
 
-    async def on_declared_dead(self, node: UUID) -> None:
-        """A write failed because `node`, which is or was this process, is held for dead."""
-        self._die(node)
+    async def on_gone(self, node: UUID, error: NodeGone) -> None:
+        """A write failed because nobody may write as `node`, which is or was this process."""
+        self._leave(node, error)
         if self.id is None:
             await self.turn()
 
-    def _die(self, node: UUID) -> None:
-        if self.id == node:
+    def _leave(self, node: UUID, error: NodeGone) -> None:
+        if self.id != node:
+            return
+        self.id = None
+        # A node that was declared dead is forgotten too, but late.
+        if isinstance(error, NodeForgotten) and monotonic() - self._beaten < store.KEEP_NODES.total_seconds():
+            logger.error("the database has lost this process: its sessions are written again")
+            self._on_forgotten()
+        else:
             logger.error("this process was silent for %g s and declared dead", self._options.node_timeout)
-            self.id = None
             self._on_dead()
 
     async def _register(self) -> None:
@@ -150,8 +158,8 @@ class Process:
             tokens.set_revoked(await self._database.run(token_records.revoked))
             for dead, heartbeats in self._watch.look(others, monotonic()):
                 await self._sweep(node, dead, heartbeats)
-        except DeclaredDead:
-            self._die(node)
+        except NodeGone as error:
+            self._leave(node, error)
             await self._register()
         if began - self._pruned >= PRUNE_PERIOD:
             self._pruned = began

@@ -21,7 +21,7 @@ from proxy.close_events import Teller
 from proxy.conf import Options
 from proxy.database import DATABASE_ERRORS, Database
 from proxy.endpoint import api_address
-from proxy.exceptions import DeclaredDead
+from proxy.exceptions import NodeGone
 from proxy.journal import Journal, Row, Stored
 from proxy.nodes import Process
 from proxy.protocol import header_values, plain
@@ -39,8 +39,10 @@ class Registry:
         self._live: set[Entry] = set()
         self._begun = asyncio.Event()
         self._database = Database(self._on_problem)
-        self._process = Process(self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead)
-        self.journal = Journal(self._database, self._id, self._process.on_declared_dead)
+        self._process = Process(
+            self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead, self._on_forgotten
+        )
+        self.journal = Journal(self._database, self._id, self._process.on_gone)
         self.teller = Teller(self._database, self.journal, options, self._id, self._process.make_sure)
         self._tasks = [asyncio.create_task(self._process.run()), asyncio.create_task(self.teller.run())]
 
@@ -61,7 +63,7 @@ class Registry:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.teller.stop()
-        with contextlib.suppress(TimeoutError, DeclaredDead, *DATABASE_ERRORS):
+        with contextlib.suppress(TimeoutError, NodeGone, *DATABASE_ERRORS):
             async with asyncio.timeout(STOP_LIMIT):
                 await self.journal.drain()
                 if node := self._id():
@@ -108,6 +110,15 @@ class Registry:
             self.journal.give_up_to(row)
         for entry in [entry for entry in self._live if entry.stored is not Stored.NO]:
             entry.on_lost()
+
+    def _on_forgotten(self) -> None:
+        """Nobody tells the ends of sessions that the database doesn't know: it shall know them again."""
+        known = {*self._live, *self.teller.telling.values()}
+        for row in known.union(self.journal.rows):
+            row.on_forgotten()
+        for row in known:
+            if not row.done:
+                self.journal.put(row)
 
 
 class Entry(Row):

@@ -1,7 +1,8 @@
 """The database side of the registry: plain, blocking functions, called on the database thread, and by commands.
 
 The only writer of nodes and sessions. Every process writes as a node; as soon as another one has declared it dead,
-each of its writes raises DeclaredDead, because its sessions are the other's business from then on.
+each of its writes raises DeclaredDead, because its sessions are the other's business from then on. In a database that
+was replaced by an older copy it is NodeForgotten, and all that the process knows is to be written again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from proxy.changes import Change
-from proxy.exceptions import DeclaredDead
+from proxy.exceptions import DeclaredDead, NodeForgotten, SessionsForgotten
 from proxy.models import Node, Sample, Session
 
 KEEP_SAMPLES = timedelta(hours=3)
@@ -31,7 +32,8 @@ _BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
 _INSERT = """
     INSERT INTO proxy_session (connection, "key", node_id, transport, address, user_agent, path, query, subprotocol,
         endpoint, connected_at, reason, attempts, last_error, gave_up)
-    VALUES (%s, %s, %s, 'websocket', %s, %s, %s, %s, %s, %s, %s, '', 0, '', false) ON CONFLICT DO NOTHING
+    VALUES (%s, %s, %s, 'websocket', %s, %s, %s, %s, %s, %s, %s, '', 0, '', false)
+    ON CONFLICT (connection) DO UPDATE SET node_id = excluded.node_id WHERE proxy_session.ended_at IS NULL
 """
 _END = """
     UPDATE proxy_session SET ended_at = %s, code = %s, reason = %s, teller = %s, next_attempt_at = %s
@@ -41,7 +43,7 @@ _ATTEMPT = """
     UPDATE proxy_session SET attempts = %s, next_attempt_at = %s, last_error = %s, gave_up = %s
     WHERE connection = %s AND ended_at IS NOT NULL
 """
-_ALIVE = "SELECT 1 FROM proxy_node WHERE id = %s AND ended_at IS NULL"
+_NODE = "SELECT ended_at FROM proxy_node WHERE id = %s"
 _DELETE = "DELETE FROM proxy_session WHERE connection = %s"
 
 
@@ -76,8 +78,12 @@ def register(node: Node) -> None:
 
 
 def write(node: UUID, changes: Sequence[Change]) -> None:
-    """All of it or nothing. Can be repeated if nobody knows whether it was done. Raises DeclaredDead."""
+    """All of it or nothing. Can be repeated if nobody knows whether it was done. Raises NodeGone, SessionsForgotten.
+
+    Where a change of a session has its facts, the session's row is made if the database doesn't have it.
+    """
     inserts, ends, attempts, deletes = [], [], [], []
+    may_lack = False
     stamp = connection.ops.adapt_datetimefield_value
     for change in changes:
         row = change.connection.replace("-", "")  # both databases take UUIDs like this
@@ -87,6 +93,7 @@ def write(node: UUID, changes: Sequence[Change]) -> None:
         if facts := change.facts:
             texts = facts.address, facts.user_agent, facts.path, facts.query, facts.subprotocol, facts.endpoint
             inserts.append((row, facts.key, node.hex, *texts, stamp(facts.connected_at)))
+        may_lack = may_lack or not change.facts
         if ended := change.ended:
             ends.append((stamp(ended.at), ended.code, ended.reason, node.hex, stamp(ended.due), row))
         if attempt := change.attempt:
@@ -94,8 +101,11 @@ def write(node: UUID, changes: Sequence[Change]) -> None:
     with _driver_transaction() as cursor:
         _check_alive(node, cursor, _native)
         for statement, rows in ((_INSERT, inserts), (_END, ends), (_ATTEMPT, attempts), (_DELETE, deletes)):
-            if rows:
-                cursor.executemany(_native(statement), rows)
+            if not rows:
+                continue
+            cursor.executemany(_native(statement), rows)
+            if may_lack and statement in (_END, _ATTEMPT) and cursor.rowcount < len(rows):
+                raise SessionsForgotten(f"expected rows of {len(rows)} sessions, found {cursor.rowcount}")
 
 
 @contextmanager
@@ -119,7 +129,7 @@ def _native(statement: str) -> str:
 
 @contextmanager
 def _transaction(node: UUID) -> Iterator[None]:
-    """One for the ORM. Raises DeclaredDead."""
+    """One for the ORM. Raises NodeGone."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             _check_alive(node, cursor)
@@ -129,15 +139,18 @@ def _transaction(node: UUID) -> Iterator[None]:
 def _check_alive(node: UUID, cursor: Any, spelling: Callable[[str], str] = str) -> None:
     # The lock keeps a sweep out until we have committed, so that it finds what we write. SQLite has one for all.
     lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
-    cursor.execute(spelling(_ALIVE + lock), [node.hex])
-    if not cursor.fetchone():
+    cursor.execute(spelling(_NODE + lock), [node.hex])
+    found = cursor.fetchone()
+    if not found:
+        raise NodeForgotten(f"node {node}: expected its row in the database, found none")
+    if found[0]:
         raise DeclaredDead(f"node {node}: expected to be alive, found that another process declared it dead")
 
 
 def beat(node: UUID, counters: Counters, sample: bool, due: datetime) -> tuple[dict[UUID, int], int]:
     """A heartbeat. The others' heartbeats, and how many close events that nobody had to tell are this node's now.
 
-    Raises DeclaredDead.
+    Raises NodeGone.
     """
     now = timezone.now()
     counts = asdict(counters)
@@ -155,7 +168,7 @@ def beat(node: UUID, counters: Counters, sample: bool, due: datetime) -> tuple[d
 def sweep(node: UUID, dead: UUID, heartbeats: int, due: datetime, tell: bool) -> int | None:
     """Declare a node dead that had so many heartbeats: its sessions and events are this node's to tell.
 
-    How many sessions it had; None if it lives, or somebody else was first. Raises DeclaredDead. Without `tell` there
+    How many sessions it had; None if it lives, or somebody else was first. Raises NodeGone. Without `tell` there
     is no close callback, so its rows just go.
     """
     now = timezone.now()

@@ -18,6 +18,7 @@ from proxy import store
 from proxy.changes import Change, Facts
 from proxy.clock import new_connection
 from proxy.database import Database
+from proxy.exceptions import NodeGone
 from proxy.journal import MAX_BACKLOG, TURNS, Journal, Row, Stored
 from proxy.models import Node
 from tests import databases
@@ -46,10 +47,10 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     stack = await asyncio.to_thread(prepare)
     database = Database(lambda: journal.release_all())
 
-    async def on_dead(dead: UUID) -> None:
+    async def on_gone(gone: UUID, error: NodeGone) -> None:
         raise AssertionError("nobody is dead here")
 
-    journal = Journal(database, lambda: node.id, on_dead)
+    journal = Journal(database, lambda: node.id, on_gone)
     await database.run(lambda: store.register(node))
     yield Setting(database, journal, path)
     await journal.drain()

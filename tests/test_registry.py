@@ -267,6 +267,45 @@ async def test_postgresql_that_goes_and_comes_back(servers: Servers, backend: Ba
         await server.stop()
 
 
+async def test_a_database_that_is_replaced_by_an_older_copy(servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    """It knows neither process nor sessions: all are written again, and none is held for lost while it lives."""
+    server = await servers.start("uvicorn", QUICK)
+    facts = "SELECT key, address, path, connected_at FROM proxy_session ORDER BY key"
+    keys = [fresh("old") for _ in range(5)]
+    async with sessions(server, keys) as sockets:
+        before = rows(file(server), facts)
+        forget(server, "proxy_session", "proxy_sample", "proxy_node")
+
+        async def known() -> bool:
+            return rows(file(server), facts) == before
+
+        await until(known, "the rows to come back", 5)
+        assert [(await send(server, key)).body for key in keys] == [OK] * 5
+        assert reasons(backend, keys) == {}
+        # A session's row alone, and the backend doesn't hear at once: the event isn't forgotten with it.
+        backend.on("/close", keys[0], Answer(status=500))
+        forget(server, "proxy_session")
+        await sockets[0].close()
+
+        async def pending() -> bool:
+            found = rows(file(server), "SELECT key, reason FROM proxy_session WHERE attempts > 0")
+            return found == [(keys[0], "client")]
+
+        await until(pending, "the event to be in the database", 5)
+        backend.on("/close", keys[0], Answer())
+        await backend.until(lambda: len(backend.seen("/close", keys[0])) > 1, "it to be told", 5)
+    await backend.until(lambda: all(backend.seen("/close", key) for key in keys), "their ends")
+    assert set(reasons(backend, keys)) == {"client"}
+    assert "declared dead" not in server.output()
+    await server.stop()
+
+
+def forget(server: Server, *tables: str) -> None:
+    """Empty these tables of an embedded database."""
+    with contextlib.closing(sqlite3.connect(file(server), timeout=30, isolation_level=None)) as database:
+        database.executescript("BEGIN IMMEDIATE;" + "".join(f"DELETE FROM {table};" for table in tables) + "COMMIT;")
+
+
 async def test_switched_off(servers: Servers, backend: Backend, key: str) -> None:
     server = await servers.start("uvicorn", {"EKBO_REGISTRY": "false"})
     async with client(server, key):

@@ -16,7 +16,7 @@ from django.utils import timezone
 from proxy import store
 from proxy.changes import Attempt, Change, Ended, Facts
 from proxy.clock import new_connection, process_time
-from proxy.exceptions import DeclaredDead
+from proxy.exceptions import DeclaredDead, NodeForgotten, SessionsForgotten
 from proxy.models import Node, Sample, Session
 from proxy.store import Counters
 from tests import databases
@@ -122,6 +122,44 @@ def test_a_dead_node_is_swept_once_and_may_not_write_any_more() -> None:
         with pytest.raises(DeclaredDead):
             write()
     assert Node.objects.get(pk=dead).declared_dead
+
+
+def test_a_node_that_the_database_has_lost_is_not_declared_dead() -> None:
+    me, other = node(), node()
+    change = opened()
+    store.write(me, [change])
+    Node.objects.filter(pk=me).delete()
+    for write in (
+        lambda: store.write(me, [opened()]),
+        lambda: store.beat(me, COUNTERS, False, process_time()),
+        lambda: store.sweep(me, other, 0, process_time(), True),
+        lambda: store.leave(me, True),
+    ):
+        with pytest.raises(NodeForgotten):
+            write()
+    again = node()
+    store.write(again, [change])
+    assert Session.objects.get().node_id == again  # or no sweep would find it
+
+
+def test_an_end_is_written_though_the_session_s_row_was_lost() -> None:
+    me, lost, there = node(), opened("lost"), opened("there")
+    store.write(me, [lost, there])
+    Session.objects.filter(key="lost").delete()
+    attempt = Attempt(1, process_time(), "no answer", False)
+    ends = [ended(lost.connection), ended(there.connection)]
+    for changes in (ends, [Change(lost.connection, attempt=attempt)]):
+        with pytest.raises(SessionsForgotten):
+            store.write(me, changes)
+    assert store.pending(me, 10) == []
+    whole = [replace(end, facts=change.facts) for end, change in zip(ends, (lost, there), strict=True)]
+    for _ in range(2):  # also when nobody knows whether it was done
+        store.write(me, whole)
+    store.write(me, [Change(lost.connection, attempt=attempt)])
+    assert {(event.key, event.reason, event.attempts) for event in store.pending(me, 10)} == {
+        ("lost", "replaced", 1),
+        ("there", "replaced", 0),
+    }
 
 
 def test_without_a_close_callback_a_dead_node_s_rows_just_go() -> None:
