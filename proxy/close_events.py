@@ -153,7 +153,7 @@ class Teller:
             for connection, row in self.telling.items()
             if not (row.done and self._journal.is_written(row))
         }
-        events = await self._database.run(lambda: store.pending(node, PAGE + len(self.telling)))
+        events = await self._database.read(lambda: store.pending(node, PAGE + len(self.telling)))
         now = process_time()
         free = [event for event in events if event.connection not in self.telling]
         due = [event for event in free if event.due <= now]

@@ -44,23 +44,34 @@ class Database:
         self._thread.start()
 
     async def run(self, job: Callable[[], T], slow_after: float = SLOW) -> T:
-        """What the job returns or raises; it is done even if the caller doesn't wait any more."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((loop, done, job))
-        slow = loop.call_later(slow_after, self._fail, f"no answer within {slow_after:g} s")
-        try:
-            result = await done
-        except DATABASE_ERRORS as error:
-            self._fail(_summary(error), f": {str(error).partition(NEWLINE)[0][:200]}")
-            raise
-        finally:
-            slow.cancel()
+        """What the job returns or raises; it is done even if the caller doesn't wait any more.
+
+        The database works if the job does, so this is for what writes: see `read`.
+        """
+        result = await self._run(job, slow_after)
         if self.problem:
             if self.problem != NOT_REACHED:
                 logger.info("works again")
             self.problem = ""
         return result
+
+    async def read(self, job: Callable[[], T]) -> T:
+        """The same for a job that only reads, which a database that is locked, or full, lets it do."""
+        return await self._run(job, None)
+
+    async def _run(self, job: Callable[[], T], slow_after: float | None) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((loop, done, job))
+        slow = slow_after and loop.call_later(slow_after, self._fail, f"no answer within {slow_after:g} s")
+        try:
+            return await done
+        except DATABASE_ERRORS as error:
+            self._fail(_summary(error), f": {str(error).partition(NEWLINE)[0][:200]}")
+            raise
+        finally:
+            if slow:
+                slow.cancel()
 
     async def stop(self) -> None:
         """Close the connection and end the thread, after the jobs that wait.

@@ -6,6 +6,7 @@ and are written when it is back. Called by registry and close_events, on the eve
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -99,11 +100,12 @@ class Journal:
         self._batch: dict[Row, float] = {}
         self._limit = BATCH
         self._writer: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
         self._full = False
 
     async def commit(self, row: Row) -> bool:
         """Have a row written; False if that will only be when the database works again."""
-        if not self.put(row) or self._database.problem:
+        if not self.put(row) or self._database.problem or not self._node():
             return False
         waiter = asyncio.get_running_loop().create_future()
         row.waiters = [*(row.waiters or ()), waiter]
@@ -142,6 +144,8 @@ class Journal:
         """Write, if there is anything to write and anybody to write as."""
         if self.rows and self._node() and (self._writer is None or self._writer.done()):
             self._writer = asyncio.create_task(self._write_all())
+        elif not self._database.problem:
+            self._wake.set()  # something else was written meanwhile, so it works again
 
     def release_all(self) -> None:
         """The database doesn't work: nobody waits for it."""
@@ -173,7 +177,10 @@ class Journal:
                 self._limit = 1  # to find out which row it was
             except DATABASE_ERRORS:
                 delay = min(max(2 * delay, FIRST_DELAY), MAX_DELAY)
-                await asyncio.sleep(delay)
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
             else:
                 delay = 0.0
 

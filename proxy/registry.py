@@ -110,6 +110,7 @@ class Registry:
             self.journal.give_up_to(row)
         for entry in [entry for entry in self._live if entry.stored is not Stored.NO]:
             entry.on_lost()
+        self.journal.release_all()
 
     def _on_forgotten(self) -> None:
         """Nobody tells the ends of sessions that the database doesn't know: it shall know them again."""
@@ -119,6 +120,7 @@ class Registry:
         for row in known:
             if not row.done:
                 self.journal.put(row)
+        self.journal.release_all()
 
 
 class Entry(Row):

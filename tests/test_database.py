@@ -67,6 +67,24 @@ async def test_a_slow_job_is_said_before_it_is_done(monkeypatch: pytest.MonkeyPa
     await each.stop()
 
 
+async def test_a_database_that_can_only_be_read_does_not_work() -> None:
+    """As one that is locked: it isn't said to work again with each look for what is due."""
+    each = Database(lambda: None)
+
+    def fail() -> None:
+        raise OperationalError("database is locked")
+
+    with pytest.raises(OperationalError):
+        await each.run(fail)
+    assert await each.read(lambda: 7) == 7
+    assert each.problem == "locked"
+    await each.run(lambda: None)
+    with pytest.raises(OperationalError):
+        await each.read(fail)
+    assert each.problem == "locked"
+    await each.stop()
+
+
 def test_the_embedded_database_gets_its_tables(tmp_path: Path) -> None:
     with databases.using(f"sqlite:///{tmp_path}/test.sqlite3"):
         with connection.cursor() as cursor:

@@ -29,6 +29,7 @@ class Setting:
     database: Database
     journal: Journal
     path: Path
+    node: UUID | None
 
     def keys(self) -> list[str]:
         return sorted(key for (key,) in databases.rows(self.path, "SELECT key FROM proxy_session"))
@@ -50,9 +51,10 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     async def on_gone(gone: UUID, error: NodeGone) -> None:
         raise AssertionError("nobody is dead here")
 
-    journal = Journal(database, lambda: node.id, on_gone)
+    journal = Journal(database, lambda: setting.node, on_gone)
+    setting = Setting(database, journal, path, node.id)
     await database.run(lambda: store.register(node))
-    yield Setting(database, journal, path)
+    yield setting
     await journal.drain()
     await database.stop()
     await asyncio.to_thread(stack.close)
@@ -111,6 +113,30 @@ async def test_a_locked_database_is_not_waited_for_and_catches_up(setting: Setti
     await setting.journal.drain()
     assert (setting.journal.backlog(), setting.journal.lag()) == (0, 0.0)
     assert setting.keys() == ["first", "second"]
+
+
+async def test_nobody_waits_for_a_database_that_works_again(setting: Setting) -> None:
+    """Writes that fail at once are tried again after growing delays; a heartbeat that succeeds ends such a delay."""
+    with contextlib.closing(sqlite3.connect(setting.path, isolation_level=None)) as other:
+        other.execute("ALTER TABLE proxy_session RENAME TO away")
+        assert await setting.journal.commit(row("first")) is False
+        await asyncio.sleep(1.7)  # failed twice more, and now waits for 2 s
+        other.execute("ALTER TABLE away RENAME TO proxy_session")
+    assert await setting.journal.commit(row("second")) is False
+    await setting.database.run(lambda: None)
+    async with asyncio.timeout(1):
+        assert await setting.journal.commit(row("third"))
+    assert setting.keys() == ["first", "second", "third"]
+
+
+async def test_nobody_waits_until_the_process_is_registered_again(setting: Setting) -> None:
+    node, setting.node = setting.node, None
+    async with asyncio.timeout(0.5):
+        assert await setting.journal.commit(row("bob")) is False
+    setting.node = node
+    setting.journal.go()
+    await setting.journal.drain()
+    assert setting.keys() == ["bob"]
 
 
 async def test_there_is_an_end_to_what_waits(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
