@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -151,6 +153,21 @@ async def test_without_a_registry_a_backend_that_hangs_is_not_waited_for_either(
         await asyncio.wait_for(server.process.wait(), 8)
         assert 2 < time.monotonic() - began < 0.5 + 5
     assert "1 sessions: the backend wasn't told of their ends in time" in server.output()
+
+
+async def test_a_database_that_hangs_too_makes_the_end_no_longer(
+    servers: Servers, backend: Backend, key: str, tmp_path: Path
+) -> None:
+    env = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/test.sqlite3", "EKBO_CALLBACK_TIMEOUT": "20s"}
+    server = await servers.start("uvicorn", env)
+    backend.on("/close", key, Answer(delay=15.0))
+    async with client(server, key):
+        with contextlib.closing(sqlite3.connect(tmp_path / "test.sqlite3", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            server.process.terminate()
+            assert await asyncio.wait_for(server.process.wait(), 8) == 0
+            assert 2 < time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "workers"])
