@@ -102,6 +102,8 @@ class Teller:
         self._make_sure = make_sure
         self.telling: dict[str, Row] = {}
         """By connection, what isn't to be taken from the database now, or was told and its row is still there."""
+        self.untold = False
+        """Did the backend not hear of an end that neither the database knows nor anybody here?"""
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._retries: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -123,6 +125,7 @@ class Teller:
             self._retries.add(retry)
             retry.add_done_callback(self._retries.discard)
         else:
+            self.untold |= error is not None and not row.end_stored and self._journal.is_written(row)
             self.telling.pop(event.connection, None)
 
     async def run(self) -> None:

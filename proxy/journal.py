@@ -91,10 +91,12 @@ class Journal:
         database: Database,
         node: Callable[[], UUID | None],
         on_gone: Callable[[UUID, NodeGone], Awaitable[None]],
+        on_room: Callable[[UUID], Awaitable[None]],
     ) -> None:
         self._database = database
         self._node = node
         self._on_gone = on_gone
+        self._on_room = on_room
         # Since when each waits, by the monotonic clock.
         self.rows: dict[Row, float] = {}
         self._batch: dict[Row, float] = {}
@@ -102,6 +104,8 @@ class Journal:
         self._writer: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._full = False
+        self._refused = False
+        """Was there no room for something, and is that still to be made up for?"""
 
     async def commit(self, row: Row) -> bool:
         """Have a row written; False if that will only be when the database works again."""
@@ -135,6 +139,7 @@ class Journal:
             self._full = full
             logger.error("%d rows wait for the database%s", len(self.rows), ": there is no room for more" * full)
         if full:
+            self._refused = True
             return False
         self.rows.setdefault(row, monotonic())
         self.go()
@@ -142,14 +147,18 @@ class Journal:
 
     def go(self) -> None:
         """Write, if there is anything to write and anybody to write as."""
-        if self.rows and self._node() and (self._writer is None or self._writer.done()):
+        if (self.rows or self._refused) and self._node() and (self._writer is None or self._writer.done()):
             self._writer = asyncio.create_task(self._write_all())
         elif not self._database.problem:
             self._wake.set()  # something else was written meanwhile, so it works again
 
+    def pending(self) -> list[Row]:
+        """All that isn't written yet."""
+        return [*self._batch, *self.rows]
+
     def release_all(self) -> None:
         """The database doesn't work: nobody waits for it."""
-        for row in (*self._batch, *self.rows):
+        for row in self.pending():
             row.release()
 
     def give_up_to(self, row: Row) -> None:
@@ -166,9 +175,9 @@ class Journal:
 
     async def _write_all(self) -> None:
         delay = 0.0
-        while await self._collect() and (node := self._node()):
+        while (await self._collect() or self._refused) and (node := self._node()):
             try:
-                await self._write(node)
+                await (self._write(node) if self.rows else self._make_up(node))
             except NodeGone as error:
                 await self._on_gone(node, error)
             except SessionsForgotten as error:
@@ -183,6 +192,15 @@ class Journal:
                         await self._wake.wait()
             else:
                 delay = 0.0
+
+    async def _make_up(self, node: UUID) -> None:
+        """There is room again for what was refused."""
+        self._refused = False
+        try:
+            await self._on_room(node)
+        except BaseException:
+            self._refused = True
+            raise
 
     async def _collect(self) -> int:
         """How many rows there are, once no more come without waiting: a batch costs as much as many a row of it."""

@@ -29,6 +29,7 @@ from proxy.store import Event
 
 START_LIMIT = 2.0  # seconds that the start waits for the database
 STOP_LIMIT = 1.25  # seconds that the end waits for it
+DROP_LIMIT = 5.0  # seconds for looking through all sessions of this process after the backlog was full
 
 
 class Registry:
@@ -42,7 +43,7 @@ class Registry:
         self._process = Process(
             self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead, self._on_forgotten
         )
-        self.journal = Journal(self._database, self._id, self._process.on_gone)
+        self.journal = Journal(self._database, self._id, self._process.on_gone, self._on_room)
         self.teller = Teller(self._database, self.journal, options, self._id, self._process.make_sure)
         self._tasks = [asyncio.create_task(self._process.run()), asyncio.create_task(self.teller.run())]
 
@@ -115,12 +116,26 @@ class Registry:
     def _on_forgotten(self) -> None:
         """Nobody tells the ends of sessions that the database doesn't know: it shall know them again."""
         known = {*self._live, *self.teller.telling.values()}
-        for row in known.union(self.journal.rows):
+        for row in known.union(self.journal.pending()):
             row.on_forgotten()
         for row in known:
             if not row.done:
                 self.journal.put(row)
         self.journal.release_all()
+
+    async def _on_room(self, node: UUID) -> None:
+        """The backlog was full: ends weren't written, nor sessions that are live."""
+        known = {row.connection for row in (*self._live, *self.teller.telling.values(), *self.journal.pending())}
+        tell, self.teller.untold = self.teller.untold, False
+        try:
+            await self._database.run(lambda: store.drop_others(node, known, tell, process_time()), DROP_LIMIT)
+        except BaseException:
+            self.teller.untold |= tell
+            raise
+        if tell:
+            self.teller.wake()
+        for entry in [entry for entry in self._live if entry.stored is not Stored.YES]:
+            self.journal.put(entry)
 
 
 class Entry(Row):

@@ -5,7 +5,7 @@ each of its writes raises DeclaredDead, because its sessions are the other's bus
 was replaced by an older copy it is NodeForgotten, and all that the process knows is to be written again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from proxy.changes import Change
 from proxy.exceptions import DeclaredDead, NodeForgotten, SessionsForgotten
 from proxy.models import Node, Sample, Session
 
+AT_ONCE = 500  # rows of which a statement names each
 KEEP_SAMPLES = timedelta(hours=3)
 KEEP_NODES = timedelta(days=1)  # after their end
 
@@ -177,7 +178,7 @@ def sweep(node: UUID, dead: UUID, heartbeats: int, due: datetime, tell: bool) ->
         if not candidate.update(ended_at=now, declared_dead=True, connections=0):
             return None
         _pending().filter(teller=dead).update(teller=node, next_attempt_at=due)
-        return _end_all(dead, NODE_LOST, node, now, due, tell)
+        return _end(_live(dead), NODE_LOST, node, now, due, tell)
 
 
 def leave(node: UUID, tell: bool) -> None:
@@ -186,13 +187,34 @@ def leave(node: UUID, tell: bool) -> None:
     with _transaction(node):
         Node.objects.filter(pk=node).update(ended_at=now, connections=0)
         _pending().filter(teller=node).update(teller=None)
-        _end_all(node, SHUTDOWN, None, now, None, tell)
+        _end(_live(node), SHUTDOWN, None, now, None, tell)
 
 
-def _end_all(
-    node: UUID, end: tuple[int, str], teller: UUID | None, now: datetime, due: datetime | None, tell: bool
+def drop_others(node: UUID, known: Set[str], tell: bool, due: datetime) -> None:
+    """Delete this node's live sessions but for the known ones, which alone live. Raises NodeGone.
+
+    With `tell` they become events, because nobody knows which of them the backend has heard of.
+    """
+    now = timezone.now()
+    with _transaction(node):
+        live = _live(node)
+        others = [row for row in live.values_list("connection", flat=True).iterator() if str(row) not in known]
+        for start in range(0, len(others), AT_ONCE):
+            _end(live.filter(connection__in=others[start : start + AT_ONCE]), NODE_LOST, node, now, due, tell)
+
+
+def _live(node: UUID) -> "QuerySet[Session]":
+    return Session.objects.filter(node=node, ended_at=None)
+
+
+def _end(
+    live: "QuerySet[Session]",
+    end: tuple[int, str],
+    teller: UUID | None,
+    now: datetime,
+    due: datetime | None,
+    tell: bool,
 ) -> int:
-    live = Session.objects.filter(node=node, ended_at=None)
     if not tell:
         return live.delete()[0]
     code, reason = end

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from django.test import override_settings
 from django.utils import timezone
 
-from proxy import callbacks, close_events
+from proxy import callbacks, close_events, journal
 from proxy.changes import Facts
 from proxy.clock import new_connection
 from proxy.close_events import BUSY_DELAY, JITTER, MAX_DELAY, after, delay_after, is_over
@@ -44,12 +45,69 @@ def test_what_was_not_asked_is_no_attempt() -> None:
         assert BUSY_DELAY <= pause <= 2 * BUSY_DELAY
 
 
+@contextlib.asynccontextmanager
+async def begun(path: Path, options: Options) -> AsyncIterator[Registry]:
+    """A registry with an SQLite of its own."""
+    await callbacks.shut_down()
+    stack = contextlib.ExitStack()
+    await asyncio.to_thread(stack.enter_context, databases.using(f"sqlite:///{path}"))
+    with override_settings(KUIPERBELT=options):
+        registry = Registry(options, "")
+        await registry.begin()
+        yield registry
+        await registry.stop()
+        await callbacks.shut_down()
+    await asyncio.to_thread(stack.close)
+
+
+async def connected(registry: Registry, key: str) -> Entry:
+    facts = Facts(key, "", "", "", "", "", "", timezone.now())
+    entry = Entry(registry, callbacks.Session(key, new_connection(), ""), facts, lambda: None)
+    await entry.opened()
+    return entry
+
+
+async def until_rows(path: Path, question: str, expected: list[object]) -> None:
+    async with asyncio.timeout(10):
+        while databases.rows(path, question) != expected:  # noqa: ASYNC110  # nobody says when
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_what_the_backlog_had_no_room_for(
+    tmp_path: Path, backend: Backend, fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """It is made up for: who lives is in the database again, and who has ended isn't, or is told if nobody was."""
+    monkeypatch.setattr(journal, "MAX_BACKLOG", 3)
+    monkeypatch.setattr(close_events, "MAX_WAITING", 0)
+    path = tmp_path / "test.sqlite3"
+    old, new = [fresh("old") for _ in range(3)], [fresh("new") for _ in range(6)]
+    options = Options(close_callback=f"http://127.0.0.1:{backend.port}/full/close", node_timeout=1.0)
+    async with begun(path, options) as registry:
+        ending = [await connected(registry, key) for key in old]
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("ALTER TABLE proxy_session RENAME TO away")
+            living = [await connected(registry, key) for key in new]
+            if not heard:
+                backend.on("/full/close", old[0], Answer(status=500))
+            for entry in ending:
+                await entry.closed(1000, "client", tell=True)
+            backend.on("/full/close", old[0], Answer())
+            other.execute("ALTER TABLE away RENAME TO proxy_session")
+        await until_rows(path, "SELECT key FROM proxy_session ORDER BY key", [(key,) for key in sorted(new)])
+        told = [event.one("x-kuiperbelt-close-reason") for event in backend.seen("/full/close", old[0])]
+        assert told == (["client"] if heard else ["client", "node_lost"])
+        for entry in living:
+            await entry.closed(1000, "client", tell=True)
+    for key in new if not heard else [*old, *new]:
+        assert len(backend.seen("/full/close", key)) == 1
+
+
 async def test_events_that_a_busy_backend_does_not_get_are_never_given_up(
     tmp_path: Path, backend: Backend, fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One at a time, and nobody may wait: the others aren't made, again and again, and all are heard in the end."""
     monkeypatch.setattr(close_events, "BUSY_DELAY", 0.05)
-    await callbacks.shut_down()
     path = tmp_path / "test.sqlite3"
     keys = [fresh("busy") for _ in range(6)]
     for key in keys:
@@ -60,27 +118,12 @@ async def test_events_that_a_busy_backend_does_not_get_are_never_given_up(
         callback_queue_size=0,
         close_retry_for=0.0,  # the first attempt is the last
     )
-    stack = contextlib.ExitStack()
-    await asyncio.to_thread(stack.enter_context, databases.using(f"sqlite:///{path}"))
-    with override_settings(KUIPERBELT=options):
-        registry = Registry(options, "")
-        await registry.begin()
-        ended = []
-        for key in keys:
-            session = callbacks.Session(key, new_connection(), "")
-            facts = Facts(key, "", "", "", "", "", "", timezone.now())
-            entry = Entry(registry, session, facts, lambda: None)
-            await entry.opened()
-            ended.append(entry.closed(1000, "client", tell=True))
-        await asyncio.gather(*ended)
+    async with begun(path, options) as registry:
+        entries = [await connected(registry, key) for key in keys]
+        await asyncio.gather(*(entry.closed(1000, "client", tell=True) for entry in entries))
         waiting = databases.rows(path, "SELECT attempts, gave_up FROM proxy_session WHERE last_error <> ''")
         assert waiting
         assert set(waiting) == {(0, 0)}
-        async with asyncio.timeout(10):
-            while databases.rows(path, "SELECT * FROM proxy_session"):  # noqa: ASYNC110  # nobody says when
-                await asyncio.sleep(0.02)
+        await until_rows(path, "SELECT * FROM proxy_session", [])
         for key in keys:
             await backend.wait("/busy/close", key)
-        await registry.stop()
-        await callbacks.shut_down()
-    await asyncio.to_thread(stack.close)

@@ -30,6 +30,7 @@ class Setting:
     journal: Journal
     path: Path
     node: UUID | None
+    rooms: int = 0
 
     def keys(self) -> list[str]:
         return sorted(key for (key,) in databases.rows(self.path, "SELECT key FROM proxy_session"))
@@ -51,7 +52,10 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
     async def on_gone(gone: UUID, error: NodeGone) -> None:
         raise AssertionError("nobody is dead here")
 
-    journal = Journal(database, lambda: setting.node, on_gone)
+    async def on_room(node: UUID) -> None:
+        setting.rooms += 1
+
+    journal = Journal(database, lambda: setting.node, on_gone, on_room)
     setting = Setting(database, journal, path, node.id)
     await database.run(lambda: store.register(node))
     yield setting
@@ -161,6 +165,7 @@ async def test_there_is_an_end_to_what_waits(setting: Setting, caplog: pytest.Lo
         assert caplog.text.count("there is no room for more") == 1
         lock.execute("ROLLBACK")
     await journal.drain()
+    assert setting.rooms == 1
     assert len(setting.keys()) == kept + 1
     assert setting.database.problem == ""
     assert await journal.commit(row("new"))

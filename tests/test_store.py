@@ -169,6 +169,19 @@ def test_without_a_close_callback_a_dead_node_s_rows_just_go() -> None:
     assert not Session.objects.exists()
 
 
+@pytest.mark.parametrize("tell", [False, True])
+def test_who_forgot_how_sessions_ended_says_which_ones_live(tell: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "AT_ONCE", 2)
+    me, other, pending = node(), node(), opened("pending")
+    alive, foreign, gone = opened("alive"), opened("foreign"), [opened(f"gone{number}") for number in range(5)]
+    store.write(me, [alive, pending, *gone, ended(pending.connection)])
+    store.write(other, [foreign])
+    store.drop_others(me, {alive.connection}, tell, process_time())
+    assert set(Session.objects.filter(ended_at=None).values_list("key", flat=True)) == {"alive", "foreign"}
+    told = {(event.key, event.reason) for event in store.pending(me, 10)}
+    assert told == {("pending", "replaced"), *((f"gone{number}", "node_lost") for number in range(5) if tell)}
+
+
 def test_who_leaves_leaves_its_events_to_the_next() -> None:
     me, next_one = node(), node()
     lives, over = opened("lives"), opened("over")
