@@ -232,6 +232,8 @@ class Journal:
                 logger.exception("connection %(connection)s: its row can't be written", what)
                 row.release()
             else:
+                # Another process may have taken some of them meanwhile.
+                batch = {row: since for row, since in batch.items() if row.done or not row.taken}
                 self.rows = {**batch, **self.rows, **batch}
             raise
         self._batch = {}

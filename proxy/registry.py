@@ -106,7 +106,7 @@ class Registry:
 
     def _on_dead(self) -> None:
         """Others tell the ends of all sessions that the database knew; those that are live here must end."""
-        known = [*self._live, *self.journal.rows, *self.teller.telling.values()]
+        known = [*self._live, *self.journal.pending(), *self.teller.telling.values()]
         for row in [row for row in known if row.stored is Stored.YES]:
             self.journal.give_up_to(row)
         for entry in [entry for entry in self._live if entry.stored is not Stored.NO]:

@@ -7,12 +7,14 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from django.test import override_settings
 from django.utils import timezone
 
-from proxy import callbacks, close_events, journal
+from proxy import callbacks, close_events, journal, store
 from proxy.changes import Facts
 from proxy.clock import new_connection
 from proxy.close_events import BUSY_DELAY, JITTER, MAX_DELAY, after, delay_after, is_over
@@ -101,6 +103,35 @@ async def test_what_the_backlog_had_no_room_for(
             await entry.closed(1000, "client", tell=True)
     for key in new if not heard else [*old, *new]:
         assert len(backend.seen("/full/close", key)) == 1
+
+
+async def test_an_end_that_is_written_while_a_heartbeat_learns_of_our_death(
+    tmp_path: Path, backend: Backend, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session was the sweeper's by then: it isn't told here too."""
+    path = tmp_path / "test.sqlite3"
+    beat, begins, gate = store.beat, Event(), Event()
+
+    def slow_beat(*arguments: Any) -> Any:
+        begins.set()
+        gate.wait(5)
+        return beat(*arguments)
+
+    options = Options(close_callback=f"http://127.0.0.1:{backend.port}/dead/close", node_timeout=1.0)
+    async with begun(path, options) as registry:
+        entry = await connected(registry, key)
+        monkeypatch.setattr(store, "beat", slow_beat)
+        assert await asyncio.to_thread(begins.wait, 5)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("UPDATE proxy_node SET ended_at = '2026-01-01'")
+            other.execute("UPDATE proxy_session SET ended_at = '2026-01-01', code = 1006, reason = 'node_lost'")
+        end = asyncio.create_task(entry.closed(1000, "client", tell=True))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await end
+        await until_rows(path, "SELECT * FROM proxy_session", [])
+    (event,) = backend.seen("/dead/close", key)
+    assert event.one("x-kuiperbelt-close-reason") == "node_lost"
 
 
 async def test_events_that_a_busy_backend_does_not_get_are_never_given_up(
