@@ -10,7 +10,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import cache
 from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, registry
 from proxy.access import admit
-from proxy.database import DATABASE_ERRORS, Database
+from proxy.database import DATABASE_ERRORS
 from proxy.exceptions import (
     BadRequest,
     ClusterUnreachable,
@@ -162,9 +161,12 @@ async def _ask(question: Callable[[], T]) -> T:
         finally:
             close_old_connections()
 
+    found = registry.running()
+    if found is None:
+        raise Unavailable("the process ends")
     if _waiting >= MAX_WAITING:
         raise Unavailable(f"expected at most {MAX_WAITING} requests at once about sessions, found more")
-    asked = asyncio.ensure_future(_database().run(answer))
+    asked = asyncio.ensure_future(found.ask(answer))
     _waiting += 1
     asked.add_done_callback(_answered)
     try:
@@ -179,11 +181,6 @@ def _answered(asked: "asyncio.Future[Any]") -> None:
     global _waiting
     _waiting -= 1
     asked.cancelled() or asked.exception()  # it is no mistake if nobody waits for it any more
-
-
-@cache
-def _database() -> Database:
-    return Database(lambda: None)
 
 
 # In the thread

@@ -7,9 +7,9 @@ Nothing here ever stops a connection, a push or a close: while the database does
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from django.utils import timezone
 
@@ -31,6 +31,8 @@ START_LIMIT = 2.0  # seconds that the start waits for the database
 STOP_LIMIT = 1.25  # seconds that the end waits for it
 DROP_LIMIT = 5.0  # seconds for looking through all sessions of this process after the backlog was full
 
+T = TypeVar("T")
+
 
 class Registry:
     """The registry of one event loop's process."""
@@ -40,6 +42,7 @@ class Registry:
         self._live: set[Entry] = set()
         self._begun = asyncio.Event()
         self._database = Database(self._on_problem)
+        self._questions: Database | None = None
         self._process = Process(
             self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead, self._on_forgotten
         )
@@ -69,7 +72,13 @@ class Registry:
                 await self.journal.drain()
                 if node := self._id():
                     await self._database.run(lambda: store.leave(node, self._tell))
-        await self._database.stop()
+        databases = [each for each in (self._database, self._questions) if each]
+        await asyncio.gather(*(each.stop() for each in databases))
+
+    async def ask(self, question: Callable[[], T]) -> T:
+        """What the question returns or raises; it has a thread of its own, in which it holds up nothing else."""
+        self._questions = self._questions or Database(lambda: None)
+        return await self._questions.run(question)
 
     async def opened(self, entry: "Entry") -> None:
         self._live.add(entry)
@@ -188,14 +197,18 @@ def enter(scope: dict[str, Any], session: Session, subprotocol: str | None, on_l
 
 
 _registries: "WeakKeyDictionary[asyncio.AbstractEventLoop, Registry]" = WeakKeyDictionary()
+_over: "WeakSet[asyncio.AbstractEventLoop]" = WeakSet()
 
 
 def current(scope: Mapping[str, Any]) -> Registry | None:
-    """The running event loop's registry, begun when it is first needed: daphne has no start-up event."""
+    """The running event loop's registry, begun when it is first needed: daphne has no start-up event.
+
+    None once it has ended: daphne answers requests until the very end.
+    """
     options = conf.options()
-    if not options.registry:
-        return None
     loop = asyncio.get_running_loop()
+    if not options.registry or loop in _over:
+        return None
     found = _registries.get(loop)
     if found is None:
         found = _registries[loop] = Registry(options, api_address(scope))
@@ -218,6 +231,7 @@ async def start(scope: Mapping[str, Any]) -> list[str]:
 
 async def shut_down() -> None:
     """End the running event loop's registry."""
-    registry = _registries.pop(asyncio.get_running_loop(), None)
-    if registry:
+    loop = asyncio.get_running_loop()
+    _over.add(loop)
+    if registry := _registries.pop(loop, None):
         await registry.stop()

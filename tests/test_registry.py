@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +19,7 @@ from uuid import UUID, uuid5
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from proxy import registry
 from tests.backend import Answer, Backend
 from tests.clients import client, ending, request, send
 from tests.databases import rows, using
@@ -322,6 +324,25 @@ async def test_daphne_begins_with_the_first_connection(servers: Servers, backend
         assert rows(file(server), "SELECT key FROM proxy_session") == [(key,)]
         assert rows(file(server), "SELECT endpoint FROM proxy_node") == [(f"127.0.0.1:{server.port}",)]
     await backend.wait("/close", key)
+
+
+def test_it_does_not_begin_again_after_its_end(tmp_path: Path) -> None:
+    """daphne answers /ready until the very end; and no thread is left."""
+    before = set(threading.enumerate())
+
+    async def live() -> None:
+        scope = {"type": "http", "server": ("127.0.0.1", 1)}
+        assert await registry.start(scope) == []
+        found = registry.running()
+        assert found
+        assert (await found.ask(threading.current_thread)) not in before
+        await registry.shut_down()
+        assert await registry.start(scope) == []
+        assert registry.running() is None
+
+    with using(f"sqlite:///{tmp_path}/test.sqlite3"):
+        asyncio.run(live())
+    assert {thread for thread in threading.enumerate() if thread.name == "database"} <= before
 
 
 async def test_workers_are_nodes_of_their_own(servers: Servers) -> None:
