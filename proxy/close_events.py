@@ -160,18 +160,24 @@ class Teller:
         now = process_time()
         free = [event for event in events if event.connection not in self.telling]
         due = [event for event in free if event.due <= now]
-        await asyncio.gather(*map(self._tell_stored, due))
+        asked = await asyncio.gather(*map(self._tell_stored, due))
+        if due and not any(asked):
+            # Not by `return`: whatever else there may be to tell, the backend isn't asked.
+            await asyncio.sleep(BUSY_DELAY * (1 + random.random()))  # nothing secret  # noqa: S311  # nosec B311
         if due:
             return 0.0
         return min(LOOK, (free[0].due - now).total_seconds()) if free else LOOK
 
-    async def _tell_stored(self, event: Event) -> None:
+    async def _tell_stored(self, event: Event) -> bool:
+        """False if the backend wasn't asked: nothing is written then, so the event stays due."""
         row = self.telling[event.connection] = _row_of(event)
         try:
-            if error := await self._attempt(row, event):
+            error = await self._attempt(row, event)
+            if error and not isinstance(error, BackendBusy):
                 await self._postpone(row, event.attempts, error)
         finally:
             self._forget(row)
+        return not isinstance(error, BackendBusy)
 
     async def _retry(self, row: Row, event: Event, failed: CallbackError) -> None:
         """Have the database keep it until the next attempt; while it doesn't work, try again from here."""

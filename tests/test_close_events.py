@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.test import override_settings
 from django.utils import timezone
 
 from proxy import callbacks, close_events, journal, store
-from proxy.changes import Facts
+from proxy.changes import Change, Facts
 from proxy.clock import new_connection
 from proxy.close_events import BUSY_DELAY, JITTER, MAX_DELAY, after, delay_after, is_over
 from proxy.conf import Options
@@ -132,6 +134,36 @@ async def test_an_end_that_is_written_while_a_heartbeat_learns_of_our_death(
         await until_rows(path, "SELECT * FROM proxy_session", [])
     (event,) = backend.seen("/dead/close", key)
     assert event.one("x-kuiperbelt-close-reason") == "node_lost"
+
+
+async def test_events_are_not_written_again_while_the_backend_is_not_asked(
+    tmp_path: Path, backend: Backend, fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its breaker is open: they stay due, and are told as soon as it answers."""
+    monkeypatch.setattr(close_events, "BUSY_DELAY", 0.1)
+    attempts: Counter[tuple[str, int]] = Counter()
+    write = store.write
+
+    def counted(node: UUID, changes: Sequence[Change]) -> None:
+        attempts.update((change.connection, change.attempt.count) for change in changes if change.attempt)
+        write(node, changes)
+
+    monkeypatch.setattr(store, "write", counted)
+    path = tmp_path / "test.sqlite3"
+    keys = [fresh("open") for _ in range(20)]
+    for key in keys:
+        backend.on("/open/close", key, Answer(delay=5.0))
+    url = f"http://127.0.0.1:{backend.port}/open/close"
+    async with begun(path, Options(close_callback=url, callback_timeout=0.1, breaker_failures=1)) as registry:
+        entries = [await connected(registry, key) for key in keys]
+        await entries[0].closed(1000, "client", tell=True)
+        await asyncio.gather(*(entry.closed(1000, "client", tell=True) for entry in entries[1:]))
+        await asyncio.sleep(1.5)  # several of their delays, and a probe
+        assert set(attempts.values()) == {1}
+        assert len({connection for connection, _ in attempts}) == len(keys)
+        for key in keys:
+            backend.on("/open/close", key, Answer())
+        await until_rows(path, "SELECT * FROM proxy_session", [])
 
 
 async def test_events_that_a_busy_backend_does_not_get_are_never_given_up(
