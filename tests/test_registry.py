@@ -108,6 +108,14 @@ async def test_a_row_as_long_as_the_session_lives(servers: Servers, backend: Bac
     assert rows(file(server), "SELECT declared_dead, ended_at IS NULL FROM proxy_node") == [(0, 0)]
 
 
+async def test_a_query_string_is_kept_if_that_is_wanted(servers: Servers, key: str) -> None:
+    """And else not: the row above has none, though its client sent one."""
+    server = await servers.start("uvicorn", {"EKBO_REGISTRY_QUERY": "true"})
+    async with client(server, key, target="/connect?a=b%20c"):
+        assert rows(file(server), "SELECT path, query FROM proxy_session") == [("/connect", f"a=b%20c&key={key}")]
+    await server.stop()
+
+
 async def test_a_paused_process_that_was_declared_dead(pair: Server, backend: Backend, fresh: Fresh) -> None:
     """Its sockets are closed when it goes on, each session is told once, and it serves on as a new node."""
     lost, alive, late = [fresh("lost") for _ in range(10)], [fresh("alive") for _ in range(10)], fresh("late")
