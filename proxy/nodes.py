@@ -80,6 +80,8 @@ class Process:
         self._period = options.node_timeout / BEATS
         self._watch = Watch(options.node_timeout)
         self._beaten = self._sampled = self._pruned = 0.0
+        self._beats = 0
+        """Heartbeats that the database has confirmed: one that knows fewer is an older copy."""
         self._turns = asyncio.Lock()
 
     async def run(self) -> None:
@@ -141,6 +143,7 @@ class Process:
 
         tokens.set_revoked(await self._database.run(register, SET_UP_LIMIT))
         self._beaten = monotonic()
+        self._beats = 0
         self.id = node.id
         self._on_begin()
 
@@ -149,8 +152,12 @@ class Process:
         sample = began - self._sampled >= SAMPLE_PERIOD
         counters = store.Counters(**{field.name: getattr(stats, field.name) for field in fields(store.Counters)})
         try:
-            others, adopted = await self._database.run(lambda: store.beat(node, counters, sample, process_time()))
+            beats = self._beats
+            others, adopted = await self._database.run(
+                lambda: store.beat(node, counters, sample, process_time(), beats)
+            )
             self._beaten = began
+            self._beats += 1
             if sample:
                 self._sampled = began
             if adopted:

@@ -128,7 +128,7 @@ class Registry:
         for row in known.union(self.journal.pending()):
             row.on_forgotten()
         for row in known:
-            if not row.done:
+            if not (row.done or row.taken):
                 self.journal.put(row)
         self.journal.release_all()
 

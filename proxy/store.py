@@ -148,15 +148,17 @@ def _check_alive(node: UUID, cursor: Any, spelling: Callable[[str], str] = str) 
         raise DeclaredDead(f"node {node}: expected to be alive, found that another process declared it dead")
 
 
-def beat(node: UUID, counters: Counters, sample: bool, due: datetime) -> tuple[dict[UUID, int], int]:
-    """A heartbeat. The others' heartbeats, and how many close events that nobody had to tell are this node's now.
+def beat(node: UUID, counters: Counters, sample: bool, due: datetime, beats: int = 0) -> tuple[dict[UUID, int], int]:
+    """A heartbeat, after so many. The others', and how many close events that nobody had to tell are this node's now.
 
     Raises NodeGone.
     """
     now = timezone.now()
     counts = asdict(counters)
     with _transaction(node):
-        Node.objects.filter(pk=node).update(heartbeats=F("heartbeats") + 1, heartbeat_at=now, **counts)
+        beaten = Node.objects.filter(pk=node, heartbeats__gte=beats)
+        if not beaten.update(heartbeats=F("heartbeats") + 1, heartbeat_at=now, **counts):
+            raise NodeForgotten(f"node {node}: expected at least {beats} heartbeats in the database, found fewer")
         if sample:
             errors = counters.connect_errors + counters.message_errors
             kept = {name: counts[name] for name in ("connections", "total_connections", "total_messages")}
@@ -172,22 +174,20 @@ def sweep(node: UUID, dead: UUID, heartbeats: int, due: datetime, tell: bool) ->
     How many sessions it had; None if it lives, or somebody else was first. Raises NodeGone. Without `tell` there
     is no close callback, so its rows just go.
     """
-    now = timezone.now()
     with _transaction(node):
         candidate = Node.objects.filter(pk=dead, ended_at=None, heartbeats=heartbeats)
-        if not candidate.update(ended_at=now, declared_dead=True, connections=0):
+        if not candidate.update(ended_at=timezone.now(), declared_dead=True, connections=0):
             return None
         _pending().filter(teller=dead).update(teller=node, next_attempt_at=due)
-        return _end(_live(dead), NODE_LOST, node, now, due, tell)
+        return _end(_live(dead), NODE_LOST, node, due, tell)
 
 
 def leave(node: UUID, tell: bool) -> None:
     """End: what this process hasn't told is left to the next one."""
-    now = timezone.now()
     with _transaction(node):
-        Node.objects.filter(pk=node).update(ended_at=now, connections=0)
+        Node.objects.filter(pk=node).update(ended_at=timezone.now(), connections=0)
         _pending().filter(teller=node).update(teller=None)
-        _end(_live(node), SHUTDOWN, None, now, None, tell)
+        _end(_live(node), SHUTDOWN, None, None, tell)
 
 
 def drop_others(node: UUID, known: Set[str], tell: bool, due: datetime) -> None:
@@ -195,30 +195,22 @@ def drop_others(node: UUID, known: Set[str], tell: bool, due: datetime) -> None:
 
     With `tell` they become events, because nobody knows which of them the backend has heard of.
     """
-    now = timezone.now()
     with _transaction(node):
         live = _live(node)
         others = [row for row in live.values_list("connection", flat=True).iterator() if str(row) not in known]
         for start in range(0, len(others), AT_ONCE):
-            _end(live.filter(connection__in=others[start : start + AT_ONCE]), NODE_LOST, node, now, due, tell)
+            _end(live.filter(connection__in=others[start : start + AT_ONCE]), NODE_LOST, node, due, tell)
 
 
 def _live(node: UUID) -> "QuerySet[Session]":
     return Session.objects.filter(node=node, ended_at=None)
 
 
-def _end(
-    live: "QuerySet[Session]",
-    end: tuple[int, str],
-    teller: UUID | None,
-    now: datetime,
-    due: datetime | None,
-    tell: bool,
-) -> int:
+def _end(live: "QuerySet[Session]", end: tuple[int, str], teller: UUID | None, due: datetime | None, tell: bool) -> int:
     if not tell:
         return live.delete()[0]
     code, reason = end
-    return live.update(ended_at=now, code=code, reason=reason, teller=teller, next_attempt_at=due)
+    return live.update(ended_at=timezone.now(), code=code, reason=reason, teller=teller, next_attempt_at=due)
 
 
 def pending(node: UUID, limit: int) -> list[Event]:

@@ -284,17 +284,30 @@ async def test_a_database_that_is_replaced_by_an_older_copy(servers: Servers, ba
     keys = [fresh("old") for _ in range(5)]
     async with sessions(server, keys) as sockets:
         before = rows(file(server), facts)
-        forget(server, "proxy_session", "proxy_sample", "proxy_node")
+        change(server, "DELETE FROM proxy_session", "DELETE FROM proxy_sample", "DELETE FROM proxy_node")
 
         async def known() -> bool:
             return rows(file(server), facts) == before
 
         await until(known, "the rows to come back", 5)
+
+        async def beaten() -> bool:
+            return rows(file(server), "SELECT 1 FROM proxy_node WHERE heartbeats > 1") == [(1,)]
+
+        # It knows the process, but not all that came later.
+        await until(beaten, "heartbeats", 5)
+        change(server, "DELETE FROM proxy_session", "UPDATE proxy_node SET heartbeats = 0")
+        await until(known, "the rows to come back again", 5)
+
+        async def swept() -> bool:
+            return rows(file(server), "SELECT declared_dead FROM proxy_node ORDER BY started_at") == [(1,), (0,)]
+
+        await until(swept, "the end of the node that it was", 5)
         assert [(await send(server, key)).body for key in keys] == [OK] * 5
         assert reasons(backend, keys) == {}
         # A session's row alone, and the backend doesn't hear at once: the event isn't forgotten with it.
         backend.on("/close", keys[0], Answer(status=500))
-        forget(server, "proxy_session")
+        change(server, "DELETE FROM proxy_session")
         await sockets[0].close()
 
         async def pending() -> bool:
@@ -310,10 +323,10 @@ async def test_a_database_that_is_replaced_by_an_older_copy(servers: Servers, ba
     await server.stop()
 
 
-def forget(server: Server, *tables: str) -> None:
-    """Empty these tables of an embedded database."""
+def change(server: Server, *statements: str) -> None:
+    """Of an embedded database, all at once."""
     with contextlib.closing(sqlite3.connect(file(server), timeout=30, isolation_level=None)) as database:
-        database.executescript("BEGIN IMMEDIATE;" + "".join(f"DELETE FROM {table};" for table in tables) + "COMMIT;")
+        database.executescript(";".join(("BEGIN IMMEDIATE", *statements, "COMMIT")))
 
 
 async def test_switched_off(servers: Servers, backend: Backend, key: str) -> None:

@@ -142,6 +142,15 @@ def test_a_node_that_the_database_has_lost_is_not_declared_dead() -> None:
     assert Session.objects.get().node_id == again  # or no sweep would find it
 
 
+def test_a_database_that_knows_fewer_heartbeats_is_an_older_copy() -> None:
+    me = node()
+    for beats in range(2):
+        store.beat(me, COUNTERS, False, process_time(), beats)
+    store.beat(me, COUNTERS, False, process_time(), 1)  # nobody knew whether the last one was written
+    with pytest.raises(NodeForgotten):
+        store.beat(me, COUNTERS, False, process_time(), 4)
+
+
 def test_an_end_is_written_though_the_session_s_row_was_lost() -> None:
     me, lost, there = node(), opened("lost"), opened("there")
     store.write(me, [lost, there])
