@@ -25,6 +25,7 @@ FULL = {
     "STORM_TRIES": "50",
     "DEPLOY_CONNECTIONS": "1000",
     "HALF_OPEN_INTERVAL": "20",
+    "LOCKED_SECONDS": "30",
     "BAD_INPUTS": "20000",
 }
 """The counts of the page, for the tests that take them from the environment."""
