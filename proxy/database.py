@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from django.core.management import call_command
 from django.db import DatabaseError, InterfaceError, connection, connections
 
-END = 1.0  # seconds that the thread has to close its connection
 SLOW = 0.5  # seconds that a job may take until nobody waits for the database any more
 
 NOT_REACHED = "not reached yet"
@@ -73,13 +72,13 @@ class Database:
             if slow:
                 slow.cancel()
 
-    async def stop(self) -> None:
-        """Close the connection and end the thread, after the jobs that wait.
+    async def stop(self, limit: float = 1.0) -> None:
+        """Close the connection and end the thread, after the jobs that wait; but wait no longer than this (seconds).
 
         A process that ends while SQLite closes crashes: its functions are given back to an interpreter that is gone.
         """
         self._jobs.put(None)
-        deadline = monotonic() + END
+        deadline = monotonic() + limit
         while self._thread.is_alive() and monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -7,6 +7,7 @@ Nothing here ever stops a connection, a push or a close: while the database does
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary, WeakSet
@@ -28,7 +29,8 @@ from proxy.protocol import header_values, plain
 from proxy.store import Event
 
 START_LIMIT = 2.0  # seconds that the start waits for the database
-STOP_LIMIT = 1.25  # seconds that the end waits for it
+STOP_LIMIT = 1.25  # seconds that the end waits for it, with the closing of its connection
+CLOSE_LIMIT = 0.25  # seconds of these, at least, for that
 DROP_LIMIT = 5.0  # seconds for looking through all sessions of this process after the backlog was full
 
 T = TypeVar("T")
@@ -63,17 +65,19 @@ class Registry:
 
     async def stop(self) -> None:
         """Write what there is to write, and leave what isn't told to the next process, if the database works."""
+        deadline = monotonic() + STOP_LIMIT
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.teller.stop()
         with contextlib.suppress(TimeoutError, NodeGone, *DATABASE_ERRORS):
-            async with asyncio.timeout(STOP_LIMIT):
+            async with asyncio.timeout(STOP_LIMIT - CLOSE_LIMIT):
                 await self.journal.drain()
                 if node := self._id():
                     await self._database.run(lambda: store.leave(node, self._tell))
         databases = [each for each in (self._database, self._questions) if each]
-        await asyncio.gather(*(each.stop() for each in databases))
+        left = max(CLOSE_LIMIT, deadline - monotonic())
+        await asyncio.gather(*(each.stop(left) for each in databases))
 
     async def ask(self, question: Callable[[], T]) -> T:
         """What the question returns or raises; it has a thread of its own, in which it holds up nothing else."""
