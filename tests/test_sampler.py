@@ -19,8 +19,11 @@ async def test_a_loop_that_stood_still_is_late() -> None:
 
     assert stats.workers == 1
     before = looks()
-    await asyncio.sleep(sampler.PERIOD + 0.2)
-    assert sum(looks()) == sum(before) + 1
+    await asyncio.sleep(2.2 * sampler.PERIOD)
+    assert sum(looks()) - sum(before) in (
+        2,
+        3,
+    )  # another test may have begun it, at another time; twice would be 4 to 6
     before = looks()
     time.sleep(sampler.PERIOD + 0.3)  # noqa: ASYNC251  that is what it's about
     await asyncio.sleep(0.05)
