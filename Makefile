@@ -14,7 +14,7 @@ run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backe
 
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 faults: $(VENV)/dev.stamp ## the fault table of docs/faults.md, one line for each row; FAULTS_ROUNDS=full
 	sh tests/system-tools.sh
