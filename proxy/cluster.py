@@ -24,7 +24,7 @@ from proxy.outcomes import Outcome, decide, settle
 from proxy.redis_connection import ignore
 from proxy.redis_layer import RedisLayer
 from proxy.requests import LATER, OK, STALE, Request, Requests, name_of
-from proxy.shard import UNSURE, Shard
+from proxy.shard import Shard
 from proxy.stats import stats
 
 
@@ -37,6 +37,7 @@ class ClusterLayer(RedisLayer):
         self._requests = Requests(timeout, wait_limit)
         self._freshness = Freshness(timeout)
         self._packed: tuple[Event, bytes] = ({}, b"")
+        self._unpacked: tuple[bytes | None, Event] = (None, {})
         super().__init__(timeout=timeout, **config)
 
     async def enter(self, group: str, channel: str, settled: Callable[[bool], None]) -> None:
@@ -122,21 +123,12 @@ class ClusterLayer(RedisLayer):
             self._packed = message, envelope.pack_event(message)
         own = 0 if echo or group not in self._groups else 1
         request = self._requests.new(echo, for_all, len(self._packed[1]))
-
-        def on_count(reply: Any) -> None:
-            if reply is LOST:
-                self._requests.fail(request, ClusterLost())
-            elif reply is UNSURE:
-                self._requests.fail(request, ClusterUnreachable())
-            else:
-                self._requests.expect(request, reply)
-
         kind = envelope.REQUEST_ALL if objections else envelope.REQUEST
         payload = envelope.pack(
             kind, inbox=self._inbox, id=request.number, clock=self.clock, at=monotonic(), event=self._packed[1]
         )
         try:
-            self._shard(group).publish(on_count, self._redis_group(group), payload, own)
+            self._shard(group).publish(self._requests.expect, request, self._redis_group(group), payload, own)
         except DeliveryError as error:
             self._requests.fail(request, error)
             raise
@@ -156,9 +148,19 @@ class ClusterLayer(RedisLayer):
         elif kind in (envelope.REQUEST, envelope.REQUEST_ALL):
             self._take_request(shard, channel.removeprefix(self._group_prefix), found)
         elif kind == envelope.ANNOUNCE:
-            self._call_all(channel.removeprefix(self._group_prefix), _event(found))
+            self._call_all(channel.removeprefix(self._group_prefix), self._event(found))
         else:
             super()._take(shard, channel, kind, found)
+
+    def _event(self, found: dict[str, Any]) -> Event:
+        """The event that a message carries. Raises BadEnvelope."""
+        if found["event"] != self._unpacked[0]:  # the same event comes for many groups
+            event = envelope.unpack_event(found["event"])
+            if not events.is_valid(event):
+                expected = "expected an event for a session"
+                raise BadEnvelope(f"{expected}, found {short(event.get('type')):.40} that can't be used")
+            self._unpacked = found["event"], event
+        return self._unpacked[1]
 
     def _is_stale(self, found: dict[str, Any]) -> bool:
         return self._freshness.is_stale(b"%s %d" % (found["inbox"], found["clock"]), found["at"])
@@ -173,7 +175,7 @@ class ClusterLayer(RedisLayer):
         elif self._is_stale(found):
             stats.stale_requests += 1
             if found["kind"] == envelope.REQUEST_ALL:
-                self._call_all(group, events.late(_event(found)))
+                self._call_all(group, events.late(self._event(found)))
             shard.reply(inbox, number, STALE)
             return
         elif group in self._returning and found["kind"] == envelope.REQUEST:
@@ -186,7 +188,7 @@ class ClusterLayer(RedisLayer):
             else:
                 shard.reply(inbox, number, outcome)
 
-        event = _event(found)
+        event = self._event(found)
         try:
             if found["kind"] == envelope.REQUEST_ALL:
                 outcome = None
@@ -221,13 +223,6 @@ class RedisChannelLayer(RedisPubSubChannelLayer):
         return layer
 
     _get_layer = for_loop
-
-
-def _event(found: dict[str, Any]) -> Event:
-    event = envelope.unpack_event(found["event"])
-    if not events.is_valid(event):
-        raise BadEnvelope(f"expected an event for a session, found {short(event.get('type')):.40} that can't be used")
-    return event
 
 
 async def _join(outcomes: list[Outcome], errors: list[DeliveryError], elsewhere: Request) -> None:

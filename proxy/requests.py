@@ -6,6 +6,7 @@ that it will take LATER, because a session's socket is blocked.
 
 import asyncio
 import itertools
+from typing import Any
 
 from proxy.exceptions import (
     ClusterLost,
@@ -17,7 +18,9 @@ from proxy.exceptions import (
     SessionNotFound,
     SessionTaken,
 )
+from proxy.link import LOST
 from proxy.outcomes import decide
+from proxy.shard import UNSURE
 from proxy.stats import stats
 
 # Bytes that may be under way from one process. Redis cuts off who lets 32 MB wait for him, and several may send to him.
@@ -47,11 +50,27 @@ class Request:
     """One event on its way. `future` ends with None as soon as a process has taken it, or with a DeliveryError when
     none has; `for_all`: only when every process has answered. `errors` are the answers of those that didn't take it."""
 
-    __slots__ = ("_answers", "_taken", "echo", "errors", "expected", "for_all", "future", "number", "overdue", "size")
+    __slots__ = (
+        "_answers",
+        "_taken",
+        "deadline",
+        "echo",
+        "errors",
+        "expected",
+        "for_all",
+        "future",
+        "number",
+        "overdue",
+        "size",
+    )
 
-    def __init__(self, number: int, future: "asyncio.Future[None]", echo: bool, for_all: bool, size: int) -> None:
+    def __init__(
+        self, number: int, future: "asyncio.Future[None]", deadline: float, echo: bool, for_all: bool, size: int
+    ) -> None:
         self.number = number
         self.future = future
+        self.deadline = deadline
+        """On the loop's clock."""
         self.echo = echo
         """Does this process answer as well, when the request comes back to it?"""
         self.for_all = for_all
@@ -103,8 +122,8 @@ class Requests:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         # Both in the order of their deadlines.
-        self._waiting: dict[int, tuple[Request, float]] = {}
-        self._later: dict[int, tuple[Request, float]] = {}
+        self._waiting: dict[int, Request] = {}
+        self._later: dict[int, Request] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
         self._room: asyncio.Future[None] | None = None
@@ -125,20 +144,25 @@ class Requests:
             await asyncio.shield(self._room)
 
     def new(self, echo: bool, for_all: bool = False, size: int = 0) -> Request:
-        request = Request(next(self._numbers), self._loop.create_future(), echo, for_all, size)
+        number, loop = next(self._numbers), self._loop
+        request = Request(number, loop.create_future(), loop.time() + self._timeout, echo, for_all, size)
         self._under_way += size
-        self._waiting[request.number] = request, self._loop.time() + self._timeout
+        self._waiting[number] = request
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._sweep)
         return request
 
     def get(self, number: int) -> Request | None:
-        entry = self._waiting.get(number) or self._later.get(number)
-        return entry and entry[0]
+        return self._waiting.get(number) or self._later.get(number)
 
-    def expect(self, request: Request, processes: int) -> None:
-        """Redis has handed it to so many."""
-        request.expect(processes)
+    def expect(self, request: Request, processes: Any) -> None:
+        """Redis has handed it to so many; or LOST, UNSURE."""
+        if processes is LOST:
+            request.fail(ClusterLost())
+        elif processes is UNSURE:
+            request.fail(ClusterUnreachable())
+        else:
+            request.expect(processes)
         self._forget_if_done(request)
 
     def answer(self, number: int, outcome: str) -> None:
@@ -149,7 +173,8 @@ class Requests:
         if outcome == LATER:
             if self._waiting.pop(number, None) is None:
                 return  # nobody puts it off again and again
-            self._later[number] = request, self._loop.time() + self._wait_limit
+            self._later[number] = request
+            request.deadline = self._loop.time() + self._wait_limit
             request.overdue = False
             self._arrived(request)
             return
@@ -177,7 +202,7 @@ class Requests:
     def _sweep(self) -> None:
         now = self._loop.time()
         for entries in (self._waiting, self._later):
-            for request, _ in list(itertools.takewhile(lambda entry: entry[1] < now, entries.values())):
+            for request in list(itertools.takewhile(lambda entry: entry.deadline < now, entries.values())):
                 if not request.overdue:  # its answer may be there already and wait for this process to read it
                     request.overdue = True
                     continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy import envelope
 from proxy.exceptions import ClusterUnreachable
-from proxy.link import LOST, Link, OnReply
+from proxy.link import LOST, Link
 from proxy.presence import Presence
 from proxy.redis_connection import RedisConnection, fill, ignore
 
@@ -19,6 +19,38 @@ SETTLE_TIME = 0.8  # seconds from a process's first connection on; over the long
 
 UNSURE = object()
 """Nobody has a channel, but a process that may have it is cut off from Redis right now."""
+
+OnCount = Callable[[Any, Any], None]
+"""Called with what a publication is about, and what became of it."""
+
+
+class _Publication:
+    """A PUBLISH on its way. One object, not closures: hundreds leave in a turn, and the collector looks at each."""
+
+    __slots__ = ("_about", "_on_count", "_own", "_shard", "channel", "payload")
+
+    def __init__(self, shard: "Shard", on_count: OnCount, about: Any, channel: bytes, payload: bytes, own: int) -> None:
+        self._shard = shard
+        self._on_count = on_count
+        self._about = about
+        self.channel = channel
+        self.payload = payload
+        self._own = own
+
+    def __call__(self, count: Any) -> None:
+        """Redis's answer to the first try."""
+        if count is LOST or count > self._own:
+            self.tell(count if count is LOST else count - self._own)
+        else:
+            self._shard.ask_again(self)
+
+    def on_second(self, count: Any) -> None:
+        """Redis's answer to the second try."""
+        self.tell(count if count is LOST else self._shard.surely(max(0, count - self._own)))
+
+    def tell(self, count: Any) -> None:
+        """This became of it."""
+        self._on_count(self._about, count)
 
 
 class Shard(RedisConnection):
@@ -56,37 +88,33 @@ class Shard(RedisConnection):
         self._probes = itertools.count()
         self._probe: tuple[int, asyncio.Future[None]] | None = None
 
-    def publish(self, on_count: OnReply, channel: bytes, payload: bytes, own: int = 0) -> None:
-        """PUBLISH; `on_count` gets to how many processes it went, less `own`, or UNSURE, LOST.
+    def publish(self, on_count: OnCount, about: Any, channel: bytes, payload: bytes, own: int = 0) -> None:
+        """PUBLISH; `on_count` gets `about`, and to how many processes it went, less `own`, or UNSURE, LOST.
 
         Raises ClusterUnreachable.
         """
+        self.call(_Publication(self, on_count, about, channel, payload, own), b"PUBLISH", channel, payload)
 
-        def on_first(count: Any) -> None:
-            if count is LOST or count > own:
-                on_count(count if count is LOST else count - own)
-            elif early := self._early():
-                self._loop.call_later(early, try_again)
-            elif self._presence.others():
-                try_again()
-            else:
-                on_count(0)
+    def ask_again(self, publication: "_Publication") -> None:
+        """Nobody had it. Somebody may, who is cut off from Redis now or was a moment ago."""
+        if early := self._early():
+            self._loop.call_later(early, self._publish_again, publication)
+        elif self._presence.others():
+            self._publish_again(publication)
+        else:
+            publication.tell(0)
 
-        def try_again() -> None:
-            if self._link is None:
-                on_count(LOST)
-                return
-            # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
-            self._ask_presence(self._link)
-            self._link.call(on_second, b"PUBLISH", channel, payload)
+    def _publish_again(self, publication: "_Publication") -> None:
+        if self._link is None:
+            publication.tell(LOST)
+            return
+        # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
+        self._ask_presence(self._link)
+        self._link.call(publication.on_second, b"PUBLISH", publication.channel, publication.payload)
 
-        def on_second(count: Any) -> None:
-            if count is LOST or count > own:
-                on_count(count if count is LOST else count - own)
-            else:
-                on_count(0 if self._complete else UNSURE)
-
-        self.call(on_first, b"PUBLISH", channel, payload)
+    def surely(self, count: int) -> Any:
+        """The number of processes that had it in the second try; UNSURE for none when one isn't there that might."""
+        return count if count or self._complete else UNSURE
 
     async def absent(self, channels: Iterable[bytes]) -> set[bytes]:
         """Those that nobody has. Raises ClusterUnreachable, also when that can't be said for sure; ClusterLost."""

@@ -43,7 +43,7 @@ async def test_answers_of_one_turn_leave_together(kept: Kept) -> None:
 async def count(kept: Kept, channel: bytes) -> Any:
     """What publish says."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    kept.shard.publish(answer.set_result, channel, b"hello")
+    kept.shard.publish(asyncio.Future.set_result, answer, channel, b"hello")
     return await asyncio.wait_for(answer, 5)
 
 
