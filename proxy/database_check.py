@@ -1,10 +1,11 @@
 """The database: can it be reached and written, has it the proxy's tables, and what limits it. For `doctor`."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 from django.conf import settings
-from django.db import Error, connection
+from django.db import Error, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.timezone import now
 
@@ -15,6 +16,7 @@ from proxy.models import Node
 AREA = "database"
 SPARE_CONNECTIONS = 10  # of PostgreSQL, for commands, migrations and people
 CLOCKS = 2.0  # seconds that machines' clocks may differ by
+PATIENCE = 2.0  # seconds for a connection, a lock and each answer
 
 
 def check(options: Options) -> Iterator[Finding]:
@@ -27,22 +29,48 @@ def check(options: Options) -> Iterator[Finding]:
         yield _absent(file)
         return
     try:
-        connection.ensure_connection()
-        yield ok(AREA, "database", f"{connection.display_name}, {file or connection.settings_dict['HOST'] or 'local'}")
-        tables = _tables()
-        yield tables
-        yield from (
-            _sqlite(file)
-            if file
-            else _postgres(Node.objects.filter(ended_at=None).count() if tables.state is State.OK else 0)
-        )
+        with briefly():
+            place = file or connection.settings_dict["HOST"] or "local"
+            yield ok(AREA, "database", f"{connection.display_name}, {place}")
+            tables = _tables()
+            yield tables
+            yield from (
+                _sqlite(file)
+                if file
+                else _postgres(Node.objects.filter(ended_at=None).count() if tables.state is State.OK else 0)
+            )
     except (Error, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        advice = "Connections and pushes go on without it, the registry and close events don't. Does it run, and is "
-        advice += "EKBO_DATABASE_URL right?"
-        yield failed(AREA, "database", "an answer", said, advice)
+        yield no_answer(error)
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def briefly() -> Iterator[None]:
+    """A transaction in which nothing is waited for longer than PATIENCE: locks, or a server that hangs.
+
+    SQLite's is one that could write (settings: IMMEDIATE), so it fails where the proxy's would. Raises Error.
+    """
+    waits = connection.settings_dict["OPTIONS"]
+    waits["timeout" if connection.vendor == "sqlite" else "connect_timeout"] = round(PATIENCE)
+    with transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = {PATIENCE * 1000:.0f}")
+        yield
+
+
+def no_answer(error: Exception) -> Finding:
+    """It can't be asked, or not written."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "locked" in said or "statement timeout" in said:
+        advice = "Something holds a lock for long: a migration, a backup, a shell, or a process that hangs. End that."
+    elif "readonly" in said or "unable to open" in said:
+        advice = "File and directory must belong to the proxy's user. Is this command run as that user?"
+    else:
+        advice = "Does it run, and is EKBO_DATABASE_URL right?"
+    advice += " Connections and pushes go on without it, the registry and close events don't."
+    return failed(AREA, "database", "an answer", said, advice)
 
 
 def _absent(file: str) -> Finding:
@@ -83,14 +111,18 @@ def _sqlite(file: str) -> Iterator[Finding]:
 def _postgres(processes: int) -> Iterator[Finding]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT clock_timestamp(), pg_is_in_recovery(), current_setting('max_connections')::int,"
+            "SELECT clock_timestamp(), pg_is_in_recovery(), current_setting('transaction_read_only')::bool,"
+            " current_setting('max_connections')::int,"
             " current_setting('superuser_reserved_connections')::int,"
             " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
         )
-        clock, standby, most, reserved, used = cursor.fetchone()
+        clock, standby, read_only, most, reserved, used = cursor.fetchone()
     if standby:
         advice = "It can't be written. Name the primary in EKBO_DATABASE_URL."
         yield failed(AREA, "server", "the primary", "a standby", advice)
+    elif read_only:
+        advice = "Nothing can be written: see default_transaction_read_only, of the database and of the user."
+        yield failed(AREA, "server", "one that can be written", "read-only transactions", advice)
     free, need = most - reserved - used, processes + SPARE_CONNECTIONS
     found = f"{used} of {most - reserved} in use"
     if most - reserved < need or free < 1:

@@ -5,7 +5,7 @@ Used by `checkbackend` and `doctor`.
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -65,9 +65,11 @@ class Call:
     """The session's: the backend's word, or TEST."""
     refused: bool = False
     """The backend works, but doesn't let this client in."""
+    silent: bool = False
+    """No answer within callback.timeout."""
 
 
-async def calls(names: Sequence[str], query: bytes, headers: Sequence[tuple[bytes, bytes]]) -> AsyncIterator[Call]:
+async def calls(names: Sequence[str], query: bytes, headers: Sequence[tuple[bytes, bytes]]) -> AsyncGenerator[Call]:
     """Call these callbacks for a client with this query and these headers, and for the session that it is."""
     options = conf.options()
     client = callbacks.client()
@@ -99,7 +101,7 @@ async def calls(names: Sequence[str], query: bytes, headers: Sequence[tuple[byte
 
     for name in [name for name in callbacks.KINDS if name in names]:
         url: str = getattr(options, f"{name}_callback")
-        ok, text, seconds, refused = None, "", 0.0, False
+        ok, text, seconds, refused, silent = None, "", 0.0, False, False
         if url:
             began = perf_counter()
             try:
@@ -108,9 +110,10 @@ async def calls(names: Sequence[str], query: bytes, headers: Sequence[tuple[byte
             except (CallbackError, ConnectRefused) as error:
                 ok, text = False, explain(name, url, error, options)
                 refused = isinstance(error, ConnectRefused) and error.status in (401, 403)
+                silent = isinstance(error.__context__, TimeoutError)
             seconds = perf_counter() - began
         # What stands after the question mark may be a secret.
-        yield Call(name, ok, seconds, url.partition("?")[0], text, key, refused)
+        yield Call(name, ok, seconds, url.partition("?")[0], text, key, refused, silent)
 
 
 def explain(name: str, url: str, error: CallbackError | ConnectRefused, options: Options) -> str:

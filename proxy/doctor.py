@@ -4,8 +4,10 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 
 from django.conf import settings
+from django.db import Error
 from django.utils.timezone import now
 
 from proxy import callbacks, conf, database_check, machine, node_check, redis_check, self_test
@@ -22,11 +24,20 @@ def findings(query: str, headers: Headers) -> Iterator[Finding]:
     options = conf.options()
     yield from _configuration()
     stored = list(database_check.check(options))
-    nodes = _nodes(options) if all(finding.state is not State.FAILED for finding in stored) else []
+    nodes: list[Node] = []
+    known = all(finding.state is not State.FAILED for finding in stored)
+    if options.registry and settings.SQLITE_FILE and not os.path.exists(settings.SQLITE_FILE):
+        known = False
+    if known and options.registry:
+        try:
+            nodes = _nodes()
+        except Error as error:
+            stored.append(database_check.no_answer(error))
+            known = False
     yield from machine.check(options, max(1, sum(node.name == socket.gethostname() for node in nodes)))
     yield from stored
     with asyncio.Runner() as runner:
-        live = _live(nodes, query, headers, options)
+        live = _live(nodes, known, query, headers, options)
         while finding := runner.run(anext(live, None)):
             yield finding
 
@@ -43,14 +54,15 @@ def _configuration() -> Iterator[Finding]:
         yield ok("configuration", "options", f"from {file} and the environment" if file else "from the environment")
 
 
-def _nodes(options: Options) -> list[Node]:
-    if not options.registry or (settings.SQLITE_FILE and not os.path.exists(settings.SQLITE_FILE)):
-        return []
-    return list(Node.objects.filter(ended_at=None).order_by("name", "pid"))
+def _nodes() -> list[Node]:
+    with database_check.briefly():
+        return list(Node.objects.filter(ended_at=None).order_by("name", "pid"))
 
 
-async def _live(nodes: Sequence[Node], query: str, headers: Headers, options: Options) -> AsyncIterator[Finding]:
-    """What takes a network."""
+async def _live(
+    nodes: Sequence[Node], known: bool, query: str, headers: Headers, options: Options
+) -> AsyncIterator[Finding]:
+    """What takes a network. `known`: the database can be asked."""
     for finding in await redis_check.check(options, len(nodes) or 1):
         yield finding
     doors = node_check.doors(options)
@@ -62,13 +74,18 @@ async def _live(nodes: Sequence[Node], query: str, headers: Headers, options: Op
     own = doors[-1].api()
     alive = [node for node in nodes if (now() - node.heartbeat_at).total_seconds() <= options.node_timeout]
     others = [api for api in dict.fromkeys(node_check.api_of(node) for node in alive) if api != own]
-    for finding in await asyncio.gather(*(node_check.check_ready(api, options) for api in others)):
+    said = await asyncio.gather(*(node_check.check_ready(api, options) for api in others))
+    for finding, _ in said:
         yield finding
     connect: Call | None = None
     try:
-        async for call in calls(callbacks.KINDS, os.fsencode(query), headers):
-            connect = connect or call
-            yield _told(call)
+        async with aclosing(calls(callbacks.KINDS, os.fsencode(query), headers)) as asked:
+            async for call in asked:
+                connect = connect or call
+                yield _told(call)
+                if call.silent:
+                    yield skipped("callbacks", "others", "not asked, since the backend leaves this one unanswered")
+                    break
     finally:
         await callbacks.shut_down()
     if not all(running for _, running in answers):
@@ -78,9 +95,12 @@ async def _live(nodes: Sequence[Node], query: str, headers: Headers, options: Op
     elif connect is None or not connect.ok:
         advice = self_test.CREDENTIALS if connect and connect.refused else ""
         yield skipped("self-test", "self-test", "the connect callback lets no client in", advice)
+    elif not known:
+        yield self_test.unknown(connect.key)
     else:
         # Without Redis each node has its own sessions, and nobody else's.
-        apis = [own, *others] if options.clustered else [own]
+        reached = [api for api, (_, answered) in zip(others, said, strict=True) if answered]
+        apis = [own, *reached] if options.clustered else [own]
         for finding in await self_test.run(doors[0], apis, connect.key, query, headers, options):
             yield finding
 

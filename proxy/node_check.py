@@ -118,14 +118,14 @@ def check_nodes(nodes: Sequence[Node], options: Options, now: datetime) -> Itera
     if not nodes:
         yield skipped("nodes", "nodes", "the registry knows no process that runs")
         return
-    alive = 0
+    alive = []
     for node in nodes:
         age = (now - node.heartbeat_at).total_seconds()
         name = f"{node.name}, process {node.pid}"
         if age > options.node_timeout:
             yield _silent(name, age, options)
             continue
-        alive += 1
+        alive.append(node)
         if node.name == socket.gethostname():
             yield machine.check_process(node.pid, options)
         late = age - options.node_timeout / BEATS
@@ -135,9 +135,9 @@ def check_nodes(nodes: Sequence[Node], options: Options, now: datetime) -> Itera
         advice = "After a gap the older of two connections may win a key. Let NTP set the clocks (`timedatectl`)."
         yield warning("nodes", f"clock of {name}", f"this machine's, to {CLOCKS:g} s", found, advice)
     if alive:
-        places_ = len({node.endpoint for node in nodes})
-        yield ok("nodes", "nodes", f"{alive} process(es) at {places_} address(es), clocks compared by heartbeats")
-    if len(versions := sorted({node.version for node in nodes})) > 1:
+        places_ = len({(node.name, node.endpoint) for node in alive})
+        yield ok("nodes", "nodes", f"{len(alive)} process(es) at {places_} address(es), clocks compared by heartbeats")
+    if len(versions := sorted({node.version for node in alive})) > 1:
         yield warning(
             "nodes", "versions", "one", ", ".join(versions), "Finish the update: restart those that are behind."
         )
@@ -149,8 +149,8 @@ def _silent(name: str, age: float, options: Options) -> Finding:
     return warning("nodes", name, f"a heartbeat within {options.node_timeout:g} s", f"none for {age:.0f} s", advice)
 
 
-async def check_ready(place: ApiPlace, options: Options) -> Finding:
-    """A node's own word, asked for where the registry says that its API is."""
+async def check_ready(place: ApiPlace, options: Options) -> tuple[Finding, bool]:
+    """A node's own word, asked for where the registry says that its API is; and whether it said anything."""
     name = f"node {place.host} at {place.endpoint}"
     tls = node_http.has_tls()
     for sock, address in place.ways():
@@ -162,8 +162,9 @@ async def check_ready(place: ApiPlace, options: Options) -> Finding:
             continue
     else:
         advice = "Pushes can't go there from here. Does its name resolve, and is its port open to this machine?"
-        return failed("nodes", name, "an answer", "none", advice)
+        return failed("nodes", name, "an answer", "none", advice), False
     problems = [*said.get("degraded", []), *(each.get("error", "") for each in said.get("errors", []))]
     if answer.status == 200 and not problems:
-        return ok("nodes", name, "ready")
-    return failed("nodes", name, "ready", "; ".join(problems) or f"status {answer.status}", "Its own log says more.")
+        return ok("nodes", name, "ready"), True
+    found = "; ".join(problems) or f"status {answer.status}"
+    return failed("nodes", name, "ready", found, "Its own log says more."), True

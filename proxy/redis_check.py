@@ -23,6 +23,10 @@ BUFFER_PER_PROCESS = 4 << 20  # bytes that each process may have on the way to t
 KEEPALIVE = 60  # seconds
 ROUND_TRIPS = 5
 SLOW = 0.01  # seconds
+LONG = 0.5  # seconds after which it isn't asked again
+
+_NEW_ENOUGH = f"Redis {OLDEST} or newer"
+_UPDATE = "Older ones don't know the protocol that is spoken. Update it."
 
 
 async def check(options: Options, processes: int = 1) -> list[Finding]:
@@ -45,25 +49,36 @@ async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
     label = f"Redis {name}"
     try:
         # Connect and each answer have reply_timeout; the Sentinels are asked one after the other.
-        async with asyncio.timeout(options.reply_timeout * (4 + len(options.redis_sentinels))):
+        async with asyncio.timeout(options.reply_timeout * (8 + len(options.redis_sentinels))):
             about = [*await _round_trip(client, label), *await _version(client, label)]
             return [*about, *await _settings(client, label, processes)]
     except (RedisError, OSError, TimeoutError) as error:
-        said = str(error).partition(", with args")[0] or f"no answer within {options.reply_timeout:g} s"
-        advice = "Does it run, may this machine reach it, and are user and password in EKBO_REDIS_URL right?"
-        return [failed(AREA, label, "an answer", said, advice)]
+        said = str(error).partition(", with args")[0] or "no answer in time (EKBO_REPLY_TIMEOUT)"
+        expected, advice = _explained(said)
+        return [failed(AREA, label, expected, said, advice)]
     finally:
         await client.aclose(close_connection_pool=True)
 
 
+def _explained(said: str) -> tuple[str, str]:
+    """What was expected of a Redis that says this, and what to do."""
+    if "unknown command" in said and "HELLO" in said:
+        return _NEW_ENOUGH, _UPDATE
+    if "HELLO must be called with the client already authenticated" in said or "NOAUTH" in said:
+        return "to be let in", "It wants a password: redis://:PASSWORD@host in EKBO_REDIS_URL (its `requirepass`)."
+    if "WRONGPASS" in said or "invalid username-password" in said or "invalid password" in said:
+        return "to be let in", "User or password in EKBO_REDIS_URL aren't what it has."
+    return "an answer", "Does it run, and may this machine reach it? `redis-cli -u URL ping` asks the same."
+
+
 async def _round_trip(client: Any, label: str) -> list[Finding]:
-    taken = []
+    taken: list[float] = []
     await client.ping()
-    for _ in range(ROUND_TRIPS):
+    while len(taken) < ROUND_TRIPS and sum(taken) < LONG:
         began = perf_counter()
         await client.ping()
         taken.append(perf_counter() - began)
-    middle = sorted(taken)[ROUND_TRIPS // 2]
+    middle = sorted(taken)[len(taken) // 2]
     found = f"{middle * 1000:.1f} ms"
     if middle <= SLOW:
         return [ok(AREA, f"{label}, round trip", found)]
@@ -81,11 +96,7 @@ async def _version(client: Any, label: str) -> list[Finding]:
         return [skipped(AREA, name, "the user may not ask (INFO)")]
     if int(version.partition(".")[0]) >= OLDEST:
         return [ok(AREA, name, version)]
-    return [
-        failed(
-            AREA, name, f"{OLDEST} or newer", version, "Older ones don't know the protocol that is spoken. Update it."
-        )
-    ]
+    return [failed(AREA, name, _NEW_ENOUGH, version, _UPDATE)]
 
 
 async def _settings(client: Any, label: str, processes: int) -> list[Finding]:

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.management.base import CommandError
+from django.db import Error
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from proxy import node_http, remote
 from proxy.conf import Options
+from proxy.database_check import briefly
 from proxy.diagnosis import TEST
 from proxy.findings import Finding, failed, ok, skipped
 from proxy.models import Session
@@ -35,9 +38,12 @@ async def run(
 
     A key that is connected isn't touched: its connection would be replaced.
     """
-    if options.registry and await Session.objects.filter(key=key, ended_at=None).aexists():
-        found = f"{key} is connected, and the test would replace that connection"
-        return [skipped(AREA, "self-test", found, CREDENTIALS)]
+    try:
+        if options.registry and await _find(key=key):
+            found = f"{key} is connected, and the test would replace that connection"
+            return [skipped(AREA, "self-test", found, CREDENTIALS)]
+    except Error:
+        return [unknown(key)]
     test = _Test(door, apis, key, options)
     began = perf_counter()
     try:
@@ -48,12 +54,25 @@ async def run(
     except InvalidStatus as error:
         status = error.response.status_code
         test.fail("status 101", f"status {status}", _WHY.get(status, "The log says why."))
-    except (WebSocketException, OSError, CommandError) as error:
+    except (WebSocketException, OSError, CommandError, Error) as error:
         test.fail("a connection", str(error) or type(error).__name__, "The node's log says more.")
     if not any(finding.expected for finding in test.findings):
         done = f"connected, pushed to through {len(apis)} node(s), closed, in {(perf_counter() - began) * 1000:.0f} ms"
         test.findings.append(ok(AREA, "self-test", done))
     return test.findings
+
+
+def unknown(key: str) -> Finding:
+    """The database can't be asked."""
+    found = f"the database doesn't say whether {key} is connected, and the test would replace that connection"
+    return skipped(AREA, "self-test", found, "See to the database first.")
+
+
+@sync_to_async
+def _find(**wanted: Any) -> str | None:
+    """The key of such a session that lives, if the registry knows one. Raises django.db.Error."""
+    with briefly():
+        return Session.objects.filter(ended_at=None, **wanted).values_list("key", flat=True).first()
 
 
 _WHY = {
@@ -80,8 +99,7 @@ class _Test:
         given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
         async with self._connection(query, [*given, ("User-Agent", agent)]) as socket:
             if self._options.registry:
-                found = Session.objects.filter(user_agent__endswith=agent, ended_at=None)
-                self._key = await found.values_list("key", flat=True).afirst() or self._key
+                self._key = await _find(user_agent__endswith=agent) or self._key
             self._step = "push"
             frames = await self._push()
             self._step = "receive"
@@ -137,7 +155,7 @@ class _Test:
     async def _close(self, socket: ClientConnection) -> None:
         if socket.close_code is not None:
             return
-        if why := await self._ask(self._apis[-1], Order(None, 1000, TEST)):
+        if why := await self._ask(self._apis[0], Order(None, 1000, TEST)):
             self.fail("OK", why, "The log of the node says more.")
             return
         with contextlib.suppress(ConnectionClosed):

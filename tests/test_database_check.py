@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from tests.operators import manage
 from tests.postgres import PostgresServer
 from tests.servers import free_port
@@ -15,7 +17,11 @@ async def stored(url: str) -> dict[str, dict[str, Any]]:
     """What `doctor` says of this database."""
     done = await manage("doctor", "--json", env={"EKBO_DATABASE_URL": url, "EKBO_PORT": str(free_port())})
     assert done.status == 1  # without callbacks
-    return {each["name"]: each for each in map(json.loads, done.lines) if each["area"] == "database"}
+    found: dict[str, dict[str, Any]] = {}
+    for each in map(json.loads, done.lines):
+        if each["area"] == "database":
+            found[each["name"]] = each  # the last of this name
+    return found
 
 
 async def test_postgresql() -> None:
@@ -24,6 +30,17 @@ async def test_postgresql() -> None:
         assert found["database"]["found"] == "PostgreSQL, 127.0.0.1"
         assert (found["tables"]["state"], found["tables"]["advice"]) == ("failed", "Run `manage.py migrate`, once.")
         assert (found["max_connections"]["state"], found["clock"]["state"]) == ("ok", "ok")
+        with psycopg.connect(server.url) as other:
+            other.execute("CREATE TABLE django_migrations (app text, name text)")  # as if it were the migrations' own
+            other.commit()
+            other.execute("LOCK TABLE django_migrations IN ACCESS EXCLUSIVE MODE")
+            locked = await stored(server.url)
+            other.rollback()
+            other.execute("DROP TABLE django_migrations")
+            other.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+        assert locked["database"]["found"].endswith("statement timeout")
+        assert locked["database"]["advice"].startswith("Something holds a lock")
+        assert (await stored(server.url))["server"]["found"] == "read-only transactions"
         await server.stop()
         gone = await stored(server.url)
     assert gone["database"]["state"] == "failed"

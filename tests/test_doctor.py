@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,12 @@ import pytest
 
 from tests.backend import Answer, Backend
 from tests.clients import client, receive, send
-from tests.operators import manage
+from tests.operators import Registry, manage
 from tests.redis_servers import RedisServer
 from tests.servers import ROOT, Server, Servers, free_port
 from tests.servers import environment as server_environment
 
+AREAS = {"configuration", "limits", "database", "redis", "ports", "nodes", "callbacks", "self-test"}
 SMALL = ("--client-output-buffer-limit", "pubsub 1mb 1mb 60")
 
 
@@ -51,9 +55,7 @@ async def test_all_is_well(server: Server, backend: Backend, key: str) -> None:
     assert of(findings, "nodes", "nodes")["found"].startswith("2 process(es) at 2 address(es)")
     assert of(findings, "ports")["found"] == f"the proxy answers, 127.0.0.1 port {server.port}"
     assert of(findings, "callbacks", "connect")["found"].endswith(f"lets the client in as {key}")
-    assert {each["area"] for each in findings} == {
-        "configuration", "limits", "database", "redis", "ports", "nodes", "callbacks", "self-test"
-    }  # fmt: skip
+    assert {each["area"] for each in findings} == AREAS
     # One life as `checkbackend` makes it, with a close callback; the self-test's own ends as /close does, without.
     asked = {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/connect", key)}
     told = {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/close", key)}
@@ -89,6 +91,52 @@ async def test_a_backend_that_lets_nobody_in(server: Server, backend: Backend) -
     test = of(findings, "self-test")
     assert test["state"] == "skipped"
     assert "--query and --header" in test["advice"]
+
+
+async def test_a_backend_that_hangs(server: Server, backend: Backend) -> None:
+    """One time-out is waited for, not four."""
+    backend.on("/hung/connect", "", Answer(delay=20))
+    callback = {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/hung/connect"}
+    status, findings = await doctor(server.env | callback | {"EKBO_CALLBACK_TIMEOUT": "500ms"})
+    assert status == 1
+    assert [each["name"] for each in findings if each["area"] == "callbacks"] == ["connect", "others"]
+    assert "no whole answer within 0.5 s" in of(findings, "callbacks", "connect")["found"]
+
+
+@pytest.mark.parametrize("trouble", ["locked", "without tables", "not there"])
+async def test_a_database_that_cannot_be_asked(server: Server, key: str, tmp_path: Path, trouble: str) -> None:
+    """Everything else is looked at all the same, but the self-test, which may replace somebody."""
+    file = tmp_path / "sick.sqlite3"
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if trouble != "not there":
+            other = stack.enter_context(contextlib.closing(sqlite3.connect(file, isolation_level=None)))
+            other.execute("CREATE TABLE something (other)")
+            other.execute("BEGIN IMMEDIATE" if trouble == "locked" else "SELECT 1")
+        env = server.env | {"EKBO_DATABASE_URL": f"sqlite:///{file}"}
+        status, findings = await doctor(env, "--query", f"key={key}")
+    assert time.monotonic() - began < 10
+    failed = {each["name"]: each for each in findings if each["state"] == "failed"}
+    assert status == bool(failed)
+    if trouble == "locked":
+        assert failed["database"]["found"] == "database is locked"
+        assert failed["database"]["advice"].startswith("Something holds a lock")
+    assert list(failed) == {"locked": ["database"], "without tables": ["tables"], "not there": []}[trouble]
+    assert {each["area"] for each in findings} == AREAS
+    test = of(findings, "self-test")
+    assert (test["state"], "whether" in test["found"]) == ("skipped", True)
+    assert file.exists() == (trouble != "not there")
+
+
+async def test_another_node_that_is_not_there(server: Server, key: str) -> None:
+    """That is said once; the self-test goes through those that answer."""
+    registry = await Registry.at(server.env["EKBO_DATABASE_URL"])
+    gone = await registry.node("web9", f"127.0.0.1:{free_port()}")
+    status, findings = await doctor(server.env, "--query", f"key={key}")
+    await registry.run(lambda: gone.delete(using=registry.alias))
+    assert status == 1
+    assert [each["name"] for each in findings if each["state"] == "failed"] == [f"node web9 at {gone.endpoint}"]
+    assert of(findings, "self-test")["found"].startswith("connected, pushed to through 2 node(s), closed")
 
 
 async def test_another_key(servers: Servers, key: str) -> None:

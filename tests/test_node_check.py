@@ -83,7 +83,7 @@ def test_heartbeats() -> None:
             name=name, pid=7, endpoint=f"{name}:1", heartbeat_at=now() - timedelta(seconds=age), version=version
         )
 
-    nodes = [node("well", 4), node("fast", -30), node("slow", 15, "2"), node("dead", 90)]
+    nodes = [node("well", 4), node("fast", -30), node("slow", 15, "2"), node("dead", 90, "3")]
     found = {finding.name: finding for finding in check_nodes(nodes, Options(), now())}
     assert {name for name, finding in found.items() if finding.state is State.WARNING} == {
         "clock of fast, process 7", "clock of slow, process 7", "dead, process 7", "versions"
@@ -92,13 +92,14 @@ def test_heartbeats() -> None:
     assert found["clock of slow, process 7"].found.startswith("at least 10 s behind")
     assert found["dead, process 7"].text.endswith("expected a heartbeat within 30 s, found none for 90 s")
     assert found["nodes"].found.startswith("3 process(es)")
+    assert found["versions"].found == "1, 2"
 
 
 async def test_a_node_says_that_it_is_not_ready() -> None:
     body = b'{"errors":[{"error":"Redis x: lost, for 3 s"}],"result":"NG"}'
     answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with answering(answer) as port:
-        finding = await check_ready(ApiPlace("web2", f"127.0.0.1:{port}"), Options())
-    assert (finding.state, finding.found) == (State.FAILED, "Redis x: lost, for 3 s")
-    finding = await check_ready(ApiPlace("web2", f"127.0.0.1:{port}"), Options())
-    assert (finding.state, finding.found) == (State.FAILED, "none")
+        finding, answers = await check_ready(ApiPlace("web2", f"127.0.0.1:{port}"), Options())
+    assert (finding.state, finding.found, answers) == (State.FAILED, "Redis x: lost, for 3 s", True)
+    finding, answers = await check_ready(ApiPlace("web2", f"127.0.0.1:{port}"), Options())
+    assert (finding.state, finding.found, answers) == (State.FAILED, "none", False)

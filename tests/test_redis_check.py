@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 
 from proxy import redis_check
@@ -52,8 +53,54 @@ async def test_settings(private: RedisServer) -> None:
     found = await check(f"redis://few:wrong@127.0.0.1:{private.port}/0")
     assert [finding.state for finding in found.values()] == [State.FAILED]
     assert "wrong" not in str(found)
+    assert all(finding.advice.startswith("User or password") for finding in found.values())
     private.pause()
     began = monotonic()
     (finding,) = (await check(private.url)).values()
     assert finding.state is State.FAILED
     assert monotonic() - began < 2.5
+
+
+class Old(RedisServer):
+    """One that says what Redis 5 does."""
+
+    async def _answers(self) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"PING\r\n")
+        said = await reader.readline()
+        writer.close()
+        return said == b"+PONG\r\n"
+
+
+async def test_an_old_one() -> None:
+    async with Old.running("", "--rename-command", "HELLO", "") as server:
+        (finding,) = (await check(server.url)).values()
+    assert (finding.state, finding.expected) == (State.FAILED, "Redis 6 or newer")
+    assert "unknown command" in finding.found
+    assert "Update it" in finding.advice
+
+
+async def test_a_password_that_is_missing() -> None:
+    async with RedisServer.running("hidden") as server:
+        (finding,) = (await check(f"redis://127.0.0.1:{server.port}/0")).values()
+    assert (finding.state, finding.expected) == (State.FAILED, "to be let in")
+    assert finding.advice.startswith("It wants a password")
+
+
+async def test_a_slow_one_is_called_slow(redis: RedisServer) -> None:
+    """It isn't asked so often that the answers come too late together."""
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(0.2)
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", redis.port)
+        await asyncio.gather(late(reader, there[1]), late(there[0], writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as between:
+        found = await check(f"redis://127.0.0.1:{between.sockets[0].getsockname()[1]}/0")
+    assert found["round trip"].state is State.WARNING
+    assert found["version"].state is State.OK
