@@ -8,6 +8,7 @@ command -v chromium >/dev/null 2>&1 || packages="$packages chromium"
 command -v redis-server >/dev/null 2>&1 || packages="$packages redis-server" # is the Sentinel as well
 command -v nginx >/dev/null 2>&1 || packages="$packages nginx-light"
 command -v haproxy >/dev/null 2>&1 || packages="$packages haproxy"
+command -v prometheus >/dev/null 2>&1 || packages="$packages prometheus"
 # The examples that verify signatures.
 command -v php >/dev/null 2>&1 || packages="$packages php-cli"
 command -v ruby >/dev/null 2>&1 || packages="$packages ruby"
