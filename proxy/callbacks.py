@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from proxy import reload, signatures, tracing
+from proxy import reload, signatures, taps, tracing
 from proxy.ca_file import trust
 from proxy.clock import new_event
 from proxy.conf import Options, options
@@ -167,9 +167,16 @@ class Callbacks:
         return answer
 
     async def _request(self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
-        """One exchange, and its span if it is traced."""
-        if not self._tracer:
+        """One exchange, told to watchers if there are any, and its span if it is traced."""
+        if not (self._tracer or taps.live):
             return await self._in_turn(name, query, headers, body, limit)
+        exchange = (self._traced if self._tracer else self._in_turn)(name, query, headers, body, limit)
+        if tap := taps.live.get(dict(headers).get(CONNECTION, "")):
+            exchange = tap.callback(name, body or b"", exchange)
+        return await exchange
+
+    async def _traced(self, name: str, query: str, headers: TextHeaders, body: bytes | None, limit: int) -> Answer:
+        assert self._tracer
         with self._tracer.callback(name, dict(headers).get(CONNECTION, "")) as traced:
             answer = await self._in_turn(name, query, set_headers(headers, traced.headers), body, limit)
             traced.answered(answer.status)

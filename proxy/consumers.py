@@ -10,23 +10,22 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from proxy import callbacks, delivery, ends, handshake, idle, lifespan, logs, registry, tracing
+from proxy import callbacks, delivery, ends, handshake, idle, lifespan, logs, registry, reports, tapped, tracing
 from proxy.clock import new_connection
-from proxy.conf import Options, options
+from proxy.conf import options
 from proxy.endpoint import endpoint_for
 from proxy.ends import End
-from proxy.events import SEND, Event
-from proxy.exceptions import CallbackError, ConnectRefused, DeliveryError, SessionClosed
-from proxy.inbound import Inbound
+from proxy.events import SEND, WATCH, Event
+from proxy.exceptions import CallbackError, DeliveryError, SessionClosed
+from proxy.inbound import LAST_FRAMES_LIMIT, Inbound
 from proxy.limits import Pace, Place
 from proxy.outbound import Outbound
 from proxy.outcomes import Outcome
 from proxy.ownership import Membership
 from proxy.protocol import Frame, Message
 from proxy.stats import Stats, stats
+from proxy.taps import Tap
 from proxy.transports import read_frame, transport_for
-
-LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the receive callback
 
 _MESSAGES = Stats.total_messages.place
 _RECEIVED = Stats.received_messages.place
@@ -42,6 +41,7 @@ class SessionConsumer(AsyncConsumer):
     outbound: Outbound
     membership: Membership
     entry: registry.Entry
+    tap: Tap | None = None  # while somebody watches
 
     def __init__(self) -> None:
         self.ended: End | None = None
@@ -49,20 +49,15 @@ class SessionConsumer(AsyncConsumer):
         self.last_active = monotonic()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        self.options: Options = options()
+        self.scope, self.options = scope, options()
         self.connection = new_connection()
         stats.total_connections += 1
         await receive()  # websocket.connect
         with Place() as place, tracing.connection(self.connection, scope["headers"]):
             try:
                 accepted = await handshake.authenticate(scope, self.connection, place, self.options)
-            except ConnectRefused as refusal:
-                await handshake.refuse(scope, send, refusal, self.connection)
-                return
-            except Exception:
-                logs.crashed(self.connection)
-                fault = ConnectRefused.plain(500, "Internal Server Error", cause="error")
-                await handshake.refuse(scope, send, fault, self.connection)
+            except Exception as error:
+                await handshake.refuse(scope, send, error, self.connection, self.tap)
                 return
             self.log = logs.ConnectionLog(scope, self.connection)
             self.transport = transport_for(send)
@@ -72,13 +67,15 @@ class SessionConsumer(AsyncConsumer):
             self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
             self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
             stats.connections += 1
+            if self.tap:
+                tapped.begin(self)
             try:
                 await self.entry.opened()
                 # A client that has gone must not push a newer connection of its key out.
                 if self.transport.is_gone():
                     stats.add(Stats.connects["client_gone"])
                     self.leave(ends.HANDSHAKE)
-                elif await self.join(scope, send) and await self.open(accepted):
+                elif await self.join(send) and await self.open(accepted):
                     await self.read(receive)
             except asyncio.CancelledError:
                 # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
@@ -95,13 +92,13 @@ class SessionConsumer(AsyncConsumer):
                 place.free()  # what the backend must still hear isn't the client's
                 await asyncio.shield(lifespan.clean_up(self.clean_up()))
 
-    async def join(self, scope: dict[str, Any], send: Any) -> bool:
+    async def join(self, send: Any) -> bool:
         """From here on /send finds this session, and an older one of the same key is gone; False when it is refused."""
         try:
             await self.membership.join()
         except DeliveryError as error:
             self.leave(ends.HANDSHAKE)
-            await handshake.refuse(scope, send, handshake.refusal_for(error), self.connection)
+            await handshake.refuse(self.scope, send, error, self.connection, self.tap)
             return False
         return True
 
@@ -151,6 +148,8 @@ class SessionConsumer(AsyncConsumer):
                 continue
             stats.slot[_RECEIVED] += 1
             frame = read_frame(message)
+            if self.tap:
+                self.tap.frame(reports.RECEIVED, frame.payload, frame.size)
             if frame.size > self.options.max_message_size:
                 stats.add(Stats.received_drops["size"])
                 self.end(ends.TOO_BIG)
@@ -172,20 +171,22 @@ class SessionConsumer(AsyncConsumer):
     # Backend -> client: events of the channel layer, called in the sender's turn
 
     def on_event(self, event: Event) -> Outcome:
-        return self.session_send(event) if event["type"] == SEND else self.session_close(event)
+        if event["type"] == SEND:
+            stats.slot[_MESSAGES] += 1  # as stats.total_messages, which costs a tenth of the frame
+            self.last_active = monotonic()
+            return self.outbound.push(event["message"], event["size"], event["timeout"])
+        if event["type"] == WATCH:
+            tapped.watch(self, event)
+        else:
+            self.on_close(event)
+        return None
 
-    def session_send(self, event: Event) -> Outcome:
-        stats.slot[_MESSAGES] += 1  # as stats.total_messages, which costs a tenth of the frame
-        self.last_active = monotonic()
-        return self.outbound.push(event["message"], event["size"], event["timeout"])
-
-    def session_close(self, event: Event) -> Outcome:
+    def on_close(self, event: Event) -> None:
         if event["last"]:
             stats.total_messages += 1
         if not self.end(End(event["code"], event["reason"], by_backend=True), event["last"]):
             self.ended = ends.LOST
             raise SessionClosed
-        return None
 
     def push(self, frame: Frame) -> "asyncio.Future[None] | None":
         """Send a frame that the backend gave as an answer."""
@@ -240,6 +241,8 @@ class SessionConsumer(AsyncConsumer):
         end = self.ended or ends.LOST
         stats.add(Stats.session_ends["backend" if end.by_backend else end.reason])
         self.log.closed(end)
+        if self.tap:
+            self.tap.closed(end.code, end.reason, self.log.seconds())
         if self.inbound:
             await self.inbound.end(LAST_FRAMES_LIMIT if end is ends.SHUTDOWN else None)
         await self.entry.closed(end.code, end.reason, tell=not end.by_backend)

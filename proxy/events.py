@@ -1,9 +1,10 @@
-"""What the channel layer brings to a session: a frame, the end, another connection's claim to its key.
+"""What the channel layer brings to a session: a frame, the end, another connection's claim to its key, a watcher.
 
-`delivery` and `ownership` make events, consumers and `ownership` take them. They may come from another process over
-Redis, so `is_valid` says whether one can be used. Pure rules.
+`delivery`, `ownership` and `watching` make events, consumers and `ownership` take them. They may come from another
+process over Redis, so `is_valid` says whether one can be used. Pure rules.
 """
 
+import re
 from typing import Any
 
 from proxy.protocol import MAX_CLOSE_REASON, Frame
@@ -13,8 +14,13 @@ Event = dict[str, Any]
 SEND = "session.send"
 CLOSE = "session.close"
 CLAIM = "session.claim"
+WATCH = "session.watch"
 SHARED = "session.shared"
 """Made by the layer itself: after a gap in its connection, other processes have members in this group too."""
+
+MAX_LEASE = 60.0  # seconds
+_CHANNEL = re.compile(r"[0-9A-Za-z\-_.]{1,80}![0-9A-Za-z\-_.]{1,16}")
+"""A channel of one process, as a layer's new_channel names it."""
 
 
 def send_event(frame: Frame, timeout: float) -> Event:
@@ -33,6 +39,11 @@ def claim_event(connection: str, since: float, fresh: bool) -> Event:
     `since`: when it connected, time.time(); `fresh`: it connects just now, and so is the newest.
     """
     return {"type": CLAIM, "connection": connection, "since": since, "fresh": fresh}
+
+
+def watch_event(channel: str, contents: bool, lease: float) -> Event:
+    """Somebody wants to be told what goes on: on this channel of his, for `lease` seconds; 0: not any more."""
+    return {"type": WATCH, "channel": channel, "contents": contents, "lease": lease}
 
 
 def late(claim: Event) -> Event:
@@ -61,6 +72,11 @@ def is_valid(event: object) -> bool:
     if kind == CLAIM:
         known = isinstance(get("connection"), str) and isinstance(get("since"), float)
         return known and isinstance(get("fresh"), bool)
+    if kind == WATCH:
+        channel, lease = get("channel"), get("lease")
+        known = isinstance(channel, str) and _CHANNEL.fullmatch(channel) is not None
+        known = known and isinstance(lease, float | int) and 0 <= lease <= MAX_LEASE
+        return known and isinstance(get("contents"), bool)
     return False
 
 

@@ -15,6 +15,7 @@ from proxy.exceptions import BackendBusy, CallbackError, ConnectRefused, Deliver
 from proxy.limits import Place
 from proxy.origins import origin_allowed
 from proxy.stats import Stats, stats
+from proxy.taps import Tap
 
 MAX_HEADERS = 100  # what prefork servers take
 MAX_HEADER_BYTES = 32 * 1024  # of all headers together
@@ -58,12 +59,16 @@ async def authenticate(scope: dict[str, Any], connection: str, place: Place, opt
         raise ConnectRefused.plain(502, "Bad Gateway", cause="backend_failed") from error
 
 
-def refusal_for(error: DeliveryError) -> ConnectRefused:
-    """The answer to a client that the backend has accepted, but that can't have the session."""
+def _refusal_for(error: Exception, connection: str) -> ConnectRefused:
+    if isinstance(error, ConnectRefused):
+        return error
     if isinstance(error, SessionTaken):
         text = "the session is connected already (duplicate_session)"
         return ConnectRefused.plain(409, text, cause="session_taken")
-    return _unreachable()
+    if isinstance(error, DeliveryError):
+        return _unreachable()
+    logs.crashed(connection)
+    return ConnectRefused.plain(500, "Internal Server Error", cause="error")
 
 
 def _unreachable() -> ConnectRefused:
@@ -71,8 +76,16 @@ def _unreachable() -> ConnectRefused:
     return ConnectRefused.plain(503, "the cluster's Redis can't be reached", retry_after, cause="cluster_unreachable")
 
 
-async def refuse(scope: dict[str, Any], send: Any, refusal: ConnectRefused, connection: str = "") -> None:
-    """End a handshake without a session: with the whole answer where the server can send it, else a bare 403."""
+async def refuse(
+    scope: dict[str, Any], send: Any, error: Exception, connection: str = "", tap: Tap | None = None
+) -> None:
+    """In an `except` block: end a handshake without a session, because of this error.
+
+    With the whole answer where the server can send it, else a bare 403.
+    """
+    refusal = _refusal_for(error, connection)
+    if tap:
+        tap.refused(refusal.__cause__ or refusal, refusal.status)
     count_refusal(scope, refusal, connection)
     with contextlib.suppress(OSError):  # a client that didn't wait for the answer
         if "websocket.http.response" in (scope.get("extensions") or {}):

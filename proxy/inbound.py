@@ -15,6 +15,7 @@ from proxy.transports import Transport
 
 MAX_FRAMES = 16
 MAX_BYTES = 1 << 20
+LAST_FRAMES_LIMIT = 3.0  # seconds at shutdown for frames that wait for the receive callback
 
 
 class Inbound:

@@ -95,6 +95,10 @@ class ConnectionLog:
         self._connection = connection
         self._sender = _sender(scope) if access_logger.isEnabledFor(logging.INFO) else None
 
+    def seconds(self) -> float:
+        """Since the backend accepted it."""
+        return monotonic() - self._began
+
     def opened(self) -> None:
         if self._sender:
             access_logger.info(
@@ -111,14 +115,18 @@ class ConnectionLog:
                     "connection": self._connection,
                     "code": end.code,
                     "reason": "by the backend" if end.by_backend else end.reason,
-                    "seconds": round(monotonic() - self._began, 3),
+                    "seconds": round(self.seconds(), 3),
                     **self._sender,
                 },
             )
 
 
-def _sender(scope: Mapping[str, Any]) -> dict[str, str]:
-    headers = scope["headers"]
+def address_of(scope: Mapping[str, Any]) -> str:
+    """Where a request, or a client, comes from, as far as trusted proxies say so."""
     client, trusted = (scope.get("client") or ("",))[0], conf.options().trusted_proxies
-    address = forwarding.peer(headers, client, "", trusted).address(trusted)
-    return {"address": plain(address, MAX_ADDRESS) or "unix", "request": request_id(headers)}
+    address = forwarding.peer(scope["headers"], client, "", trusted).address(trusted)
+    return plain(address, MAX_ADDRESS) or "unix"
+
+
+def _sender(scope: Mapping[str, Any]) -> dict[str, str]:
+    return {"address": address_of(scope), "request": request_id(scope["headers"])}

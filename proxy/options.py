@@ -218,6 +218,10 @@ class Options(Paths):
         "close_retry_for", "EKBO_CLOSE_RETRY_FOR", values.duration, 3600.0, "a failing close callback is tried so long"
     )
 
+    watch_contents: bool = option(
+        "watch_contents", "EKBO_WATCH_CONTENTS", values.boolean, False, "watchers may see what frames and answers say"
+    )
+
     secret_key: str = option(
         "secret_key", "EKBO_SECRET_KEY", values.secret, "", "signs the admin's logins; empty: kept beside the database"
     )

@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl
 
 from django.db import close_old_connections
 from django.db.models.functions import Left
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 
-from proxy import conf, delivery, protocol, registry
+from proxy import conf, delivery, protocol, registry, watch_stream
 from proxy.access import admit
 from proxy.database import DATABASE_ERRORS
 from proxy.exceptions import (
@@ -71,12 +71,17 @@ async def sessions(request: ProxyRequest) -> HttpResponse:
     return await _answer(lambda: _page(after, size, prefix))
 
 
-async def session(request: ProxyRequest) -> HttpResponse:
-    """GET {path.sessions}/KEY: its connections, one but for duplicate_session: join; 404 if there is none."""
+async def session(request: ProxyRequest) -> HttpResponse | StreamingHttpResponse:
+    """GET {path.sessions}/KEY: its connections, one but for duplicate_session: join; 404 if there is none.
+
+    With ?watch: what goes on there (`watch_stream`).
+    """
+    key = request.scope["path"].removeprefix(conf.options().sessions_path.rstrip("/") + "/")
+    if watch_stream.is_wanted(request):
+        return await watch_stream.watch(request, key)
     grant = await _admit(request)
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("GET")
-    key = request.scope["path"].removeprefix(conf.options().sessions_path.rstrip("/") + "/")
     _check_keys([key])
     if grant:
         grant.check("list", [key])

@@ -6,13 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.events import CLAIM, CLOSE, SEND, SHARED, claim_event, close_event, is_valid, late, send_event
+from proxy.events import (
+    CLAIM,
+    CLOSE,
+    SEND,
+    SHARED,
+    WATCH,
+    claim_event,
+    close_event,
+    is_valid,
+    late,
+    send_event,
+    watch_event,
+)
 from proxy.protocol import Frame
 
 TEXT, BINARY = Frame("hello", 5), Frame(b"\x00", 1)
 SENT = send_event(TEXT, 0.0)
 CLOSED = close_event(None, 1000, "")
 CLAIMED = claim_event("x", 1.0, fresh=True)
+WATCHED = watch_event(f"watch.{'0' * 32}!1f", contents=True, lease=15.0)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +36,8 @@ CLAIMED = claim_event("x", 1.0, fresh=True)
         CLOSED,
         close_event(TEXT, 4999, "x" * 123),
         CLAIMED,
+        WATCHED,
+        watch_event("watch!0", contents=False, lease=0),
         SENT | {"what a newer version may add": 1},
     ],
 )
@@ -56,6 +71,17 @@ def test_what_is_made_here_is_valid(event: dict[str, Any]) -> None:
         {"type": CLAIM},
         CLAIMED | {"since": "now"},
         CLAIMED | {"fresh": 1},
+        {"type": WATCH},
+        WATCHED | {"channel": "general"},
+        WATCHED | {"channel": "no such name!1"},
+        WATCHED | {"channel": f"{'x' * 81}!1"},
+        WATCHED | {"channel": b"watch!1"},
+        WATCHED | {"channel": "watch!1\n"},
+        WATCHED | {"contents": 1},
+        WATCHED | {"lease": -1.0},
+        WATCHED | {"lease": 61},
+        WATCHED | {"lease": float("nan")},
+        WATCHED | {"lease": "15"},
     ],
 )
 def test_what_no_session_could_use_is_not(event: object) -> None:
@@ -71,9 +97,23 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-FIELDS = ["type", "message", "size", "timeout", "last", "code", "reason", "connection", "since", "fresh"]
+FIELDS = [
+    "type",
+    "message",
+    "size",
+    "timeout",
+    "last",
+    "code",
+    "reason",
+    "connection",
+    "since",
+    "fresh",
+    "channel",
+    "contents",
+    "lease",
+]
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), VALUES | st.sampled_from([SEND, CLOSE, CLAIM, SENT["message"]])))
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES | st.sampled_from([SEND, CLOSE, CLAIM, WATCH, SENT["message"]])))
 def test_whatever_comes_is_valid_or_not(event: dict[str, Any]) -> None:
     assert is_valid(event) in (True, False)
