@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults history steady kills image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
+.PHONY: help run test faults history steady kills drop-in image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ machine: $(VENV)/dev.stamp ## a cluster against a model, with kills, drains and 
 	sh tests/system-tools.sh
 	MACHINE_STEPS=$${MACHINE_STEPS:-10000} \
 		$(BIN)/python -m pytest -rP tests/test_cluster_machine.py --numprocesses 2 --dist load $(PYTEST_ARGS)
+
+drop-in: $(VENV)/dev.stamp ## ask kuiperbelt (`make bench-peers`) and ours the same, with one config.yml, print where they differ
+	$(BIN)/python -m tests.dropin
 
 image: $(VENV)/dev.stamp ## do the Dockerfile's steps, pip's too, and run what comes of them; needs the network
 	sh tests/system-tools.sh
