@@ -25,6 +25,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     close: bool = False
     code: int | None = None
     reason: str | None = None
+    callback: bool = False
     id: Id | None = None
 
     def keys(self) -> list[str]:
@@ -64,8 +65,8 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
         """Send or close, as `delivery` does; raises BadRequest or BodyTooLarge before anything is done."""
         frame = self.frame(limit)
         if not self.close:
-            if self.code is not None or self.reason is not None:
-                raise BadRequest('"code", "reason": expected with "close":true only')
+            if self.code is not None or self.reason is not None or self.callback:
+                raise BadRequest('"code", "reason", "callback": expected with "close":true only')
             if frame is None:
                 raise BadRequest('expected "body" or "base64"')
             return delivery.begin_send(keys, frame)
@@ -75,7 +76,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
         reason = self.reason or ""
         if (size := len(reason.encode())) > MAX_CLOSE_REASON:
             raise BadRequest(f'"reason": expected at most {MAX_CLOSE_REASON} bytes, found {size}')
-        return delivery.begin_close(keys, frame if frame and frame.size else None, code, reason)
+        return delivery.begin_close(keys, frame if frame and frame.size else None, code, reason, self.callback)
 
 
 _decode = msgspec.json.Decoder(Line).decode

@@ -184,7 +184,8 @@ class SessionConsumer(AsyncConsumer):
     def on_close(self, event: Event) -> None:
         if event["last"]:
             stats.total_messages += 1
-        if not self.end(End(event["code"], event["reason"], by_backend=True), event["last"]):
+        reason = ends.OPERATOR if event.get("tell") else ends.BACKEND
+        if not self.end(End(event["code"], reason, event["reason"]), event["last"]):
             self.ended = ends.LOST
             raise SessionClosed
 
@@ -223,7 +224,8 @@ class SessionConsumer(AsyncConsumer):
             return True
         self.leave(end)
         try:
-            self.outbound.finish(last, self.transport.close_message(end.code, end.reason))
+            text = end.reason if end.text is None else end.text
+            self.outbound.finish(last, self.transport.close_message(end.code, text))
         except SessionClosed:
             return False
         return True
@@ -239,7 +241,7 @@ class SessionConsumer(AsyncConsumer):
     async def clean_up(self) -> None:
         """What the backend must still hear, in order: the client's last frames, then its end."""
         end = self.ended or ends.LOST
-        stats.add(Stats.session_ends["backend" if end.by_backend else end.reason])
+        stats.add(Stats.session_ends[end.reason])
         self.log.closed(end)
         if self.tap:
             self.tap.closed(end.code, end.reason, self.log.seconds())

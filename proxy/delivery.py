@@ -118,9 +118,11 @@ def begin_send(keys: Sequence[str], frame: Frame) -> Coroutine[Any, Any, Begun]:
     return _request(keys, send_event(frame, conf.options().send_timeout))
 
 
-def begin_close(keys: Sequence[str], frame: Frame | None, code: int, reason: str) -> Coroutine[Any, Any, Begun]:
+def begin_close(
+    keys: Sequence[str], frame: Frame | None, code: int, reason: str, tell: bool
+) -> Coroutine[Any, Any, Begun]:
     """`close`, up to where only the sessions are waited for."""
-    return _request(list(dict.fromkeys(keys)), close_event(frame, code, reason))
+    return _request(list(dict.fromkeys(keys)), close_event(frame, code, reason, tell))
 
 
 async def send(keys: Sequence[str], frame: Frame) -> Delivery:
@@ -128,9 +130,14 @@ async def send(keys: Sequence[str], frame: Frame) -> Delivery:
     return await end_of(await begin_send(keys, frame))
 
 
-async def close(keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "") -> Delivery:
-    """Send a last frame, if any, then Close, to each session. No close callback follows (contract: POST close)."""
-    return await end_of(await begin_close(keys, frame, code, reason))
+async def close(
+    keys: Sequence[str], frame: Frame | None, code: int = 1000, reason: str = "", *, tell: bool = False
+) -> Delivery:
+    """Send a last frame, if any, then Close, to each session.
+
+    The close callback follows with `tell`; without, it is the backend's own wish (contract: POST close, Callbacks).
+    """
+    return await end_of(await begin_close(keys, frame, code, reason, tell))
 
 
 async def end_of(begun: Begun) -> Delivery:

@@ -9,8 +9,19 @@ class End:
 
     code: int
     reason: str
-    by_backend: bool = False
-    """Ended by POST /close, so the backend isn't told."""
+    text: str | None = None
+    """The reason that the client reads, if it is another one."""
+
+    @property
+    def by_backend(self) -> bool:
+        """Ended by POST /close, so the backend isn't told."""
+        return self.reason == BACKEND
+
+
+BACKEND = "backend"
+"""The reason of ends that the backend asked for."""
+OPERATOR = "operator"
+"""That of ends that somebody else asked for."""
 
 
 LOST = End(1006, "lost")
@@ -23,3 +34,7 @@ HANDSHAKE = End(1011, "handshake")
 TOO_BIG = End(1009, "error")
 TOO_FAST = End(1008, "error")
 NODE_LOST = End(1012, "node_lost")
+
+_OURS = (LOST, SHUTDOWN, REPLACED, IDLE, SLOW, ERROR, HANDSHAKE, NODE_LOST)
+REASONS = (BACKEND, OPERATOR, "client", *(end.reason for end in _OURS))
+"""All that there are."""

@@ -28,9 +28,9 @@ def send_event(frame: Frame, timeout: float) -> Event:
     return {"type": SEND, "message": frame.message(), "size": frame.size, "timeout": timeout}
 
 
-def close_event(last: Frame | None, code: int, reason: str) -> Event:
-    """A last frame, if any, and Close."""
-    return {"type": CLOSE, "last": last and last.message(), "code": code, "reason": reason}
+def close_event(last: Frame | None, code: int, reason: str, tell: bool = False) -> Event:
+    """A last frame, if any, and Close; `tell`: the close callback follows. Older releases don't know that field."""
+    return {"type": CLOSE, "last": last and last.message(), "code": code, "reason": reason, "tell": tell}
 
 
 def claim_event(connection: str, since: float, fresh: bool) -> Event:
@@ -68,6 +68,7 @@ def is_valid(event: object) -> bool:
         code, reason, last = get("code"), get("reason"), get("last")
         known = isinstance(code, int) and (code == 1000 or 3000 <= code <= 4999)
         known = known and isinstance(reason, str) and len(reason.encode()) <= MAX_CLOSE_REASON
+        known = known and isinstance(get("tell", False), bool)
         return known and (last is None or _is_frame(last))
     if kind == CLAIM:
         known = isinstance(get("connection"), str) and isinstance(get("since"), float)

@@ -154,6 +154,16 @@ def close_reason(headers: Headers) -> str:
         raise BadRequest("X-Kuiperbelt-Close-Reason: expected UTF-8, found other bytes") from None
 
 
+def close_callback(headers: Headers) -> bool:
+    """Does a close request ask for the close callback, because the backend doesn't know of it? Raises BadRequest."""
+    values = header_values(headers, b"x-kuiperbelt-close-callback")
+    if not values:
+        return False
+    if len(values) == 1 and values[0] in (b"true", b"false"):
+        return values[0] == b"true"
+    raise BadRequest(f"X-Kuiperbelt-Close-Callback: expected true or false, found {values[0].decode('latin-1')[:20]!r}")
+
+
 def failures_body(failures: Iterable[Failure], result: str) -> bytes:
     """The answer when sessions failed, byte for byte as Go's JSON encoder writes it."""
     errors = [{"error": failure.error, "session": failure.session} for failure in failures]

@@ -67,7 +67,7 @@ def close(keys: Sequence[str], body: bytes, head: Head) -> Coroutine[Any, Any, B
     """POST {path.close}: a last frame, if there is a body, then Close, for each session."""
     code, reason = protocol.close_code(head.headers), protocol.close_reason(head.headers)
     last = frame(body, head.content_type.decode("latin-1")) if body else None
-    return delivery.begin_close(keys, last, code, reason)
+    return delivery.begin_close(keys, last, code, reason, protocol.close_callback(head.headers))
 
 
 _VERBS: dict[Push, str] = {send: "send", close: "close"}

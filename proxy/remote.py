@@ -31,7 +31,10 @@ Failures = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be done with some sessions: a frame, then Close if there is a code."""
+    """What is to be done with some sessions: a frame, then Close if there is a code.
+
+    The backend hasn't asked for it, so it is told of the end by the close callback.
+    """
 
     frame: Frame | None
     code: int | None = None
@@ -75,7 +78,7 @@ async def _all_that_can(once: Once, keys: Sequence[str]) -> Failures:
 async def _through_cluster(order: Order, keys: Sequence[str]) -> Failures:
     async def once(keys: Sequence[str]) -> tuple[Failures, bool]:
         if order.code is not None:
-            done = await delivery.close(keys, order.frame, order.code, order.reason)
+            done = await delivery.close(keys, order.frame, order.code, order.reason, tell=True)
         else:
             assert order.frame is not None
             done = await delivery.send(keys, order.frame)
@@ -155,6 +158,7 @@ async def _post(client: HttpClient, address: str, order: Order, keys: Sequence[s
     if order.code is not None:
         path = options.close_path
         headers += [("X-Kuiperbelt-Close-Code", str(order.code)), ("X-Kuiperbelt-Close-Reason", order.reason)]
+        headers.append(("X-Kuiperbelt-Close-Callback", "true"))
     body = order.frame.encode() if order.frame else b""
     request = Template("POST", headers).request(path, [], body)
     answer = await client.exchange(request, ANSWER_SIZE, ANSWER_LIMIT)

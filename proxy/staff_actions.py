@@ -69,7 +69,7 @@ class CloseForm(ActForm):
     code = forms.IntegerField(
         initial=1000,
         help_text="1000, or 3000-4999 as your clients understand them. "
-        "As after the backend's own /close, no close callback follows.",
+        "The backend is told by its close callback, with the reason operator.",
     )
     reason = forms.CharField(
         required=False,
@@ -149,7 +149,7 @@ async def _deliver(order: Order, keys: Collection[str]) -> dict[str, str]:
 
 async def _push(order: Order, key: str) -> Delivery:
     if order.code is not None:
-        return await delivery.close([key], order.frame, order.code, order.reason)
+        return await delivery.close([key], order.frame, order.code, order.reason, tell=True)
     assert order.frame is not None
     return await delivery.send([key], order.frame)
 

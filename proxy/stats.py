@@ -12,6 +12,7 @@ from itertools import product
 from typing import ClassVar, overload
 
 from proxy import slots
+from proxy.ends import REASONS
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of a histogram's buckets, in seconds; there is one more for all above."""
@@ -147,7 +148,7 @@ class Stats:
     )
     session_ends = Numbers(
         "sessions that ended, by the reason that the close callback has; backend: by /close",
-        reason=("backend", "client", "lost", "idle", "replaced", "slow", "error", "shutdown", "handshake", "node_lost"),
+        reason=REASONS,
     )
     pushes = Numbers(
         "frames and closes that the API was asked for, one for each session, by the way that the request took",

@@ -15,6 +15,7 @@ from playwright.async_api import Browser, Page, ViewportSize, expect
 from websockets.asyncio.client import connect
 
 from tests.admin_site import DESK, PHONE, Site, migrate, run_script, running_site, script_env
+from tests.backend import Backend
 from tests.browser import chromium
 from tests.clients import ending, receive
 from tests.postgres import PostgresServer
@@ -121,11 +122,20 @@ async def expect_told(page: Page, *texts: str) -> None:
     await expect(page.locator(".messagelist li")).to_have_text(list(texts))
 
 
+async def told(backend: Backend, key: str, code: str) -> None:
+    """The backend got the close event of an operator's close, once."""
+    (event,) = await backend.wait("/close", key)
+    assert (event.one("X-Kuiperbelt-Close-Code"), event.one("X-Kuiperbelt-Close-Reason")) == (code, "operator")
+
+
 @pytest.mark.parametrize("kind", ALONE)
 async def test_find_send_close(
-    servers: Servers, browser: Browser, tmp_path: Path, fresh: Callable[[str], str], kind: str
+    servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, fresh: Callable[[str], str], kind: str
 ) -> None:
-    """The way of an operator: find a session, look at it, say something to it, close it; all of it is in the log."""
+    """The way of an operator: find a session, look at it, say something to it, close it; all of it is in the log.
+
+    The backend is told of the end that it didn't ask for.
+    """
     bob, eve = fresh("bob"), fresh("eve")
     async with running_site(servers, tmp_path, kind) as site, client(site, bob) as its, client(site, eve) as other:
         await registered(site, bob, eve)
@@ -147,6 +157,7 @@ async def test_find_send_close(
 
             await page.goto(f"{site.url}proxy/session/")
             await choose(page, "Close", bob)
+            await expect(page.get_by_text("The backend is told by its close callback")).to_be_visible()
             await page.get_by_label("Code").fill("1001")
             await page.get_by_role("button", name="Close").click()
             await expect(page.locator(".errorlist")).to_have_text("Expected 1000 or 3000-4999, found 1001.")
@@ -159,6 +170,7 @@ async def test_find_send_close(
             assert (end.code, end.frames) == (4321, ["bye"])
             await expect(page.locator(".messagelist li")).to_contain_text("done.")
             await expect(page.get_by_role("link", name=eve)).to_have_count(1)
+            await told(backend, bob, "4321")
             await asyncio.to_thread(site.run, GONE, keys=[bob])
             await search(page, site, bob)
             await expect(page.get_by_role("link", name=bob)).to_have_count(0)
@@ -195,8 +207,10 @@ async def test_many_at_once_and_what_became_of_each(site: Site, browser: Browser
         ]  # fmt: skip
 
 
-async def test_another_nodes_session(servers: Servers, browser: Browser, tmp_path: Path, key: str) -> None:
-    """Two nodes, one database, no Redis: the other node's API is asked."""
+async def test_another_nodes_session(
+    servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, key: str
+) -> None:
+    """Two nodes, one database, no Redis: the other node's API is asked, and its session's end is told of as well."""
     async with running_site(servers, tmp_path) as here:
         there = await servers.start("uvicorn", {"EKBO_DATABASE_URL": here.env["EKBO_DATABASE_URL"]})
         async with client(Site(there, here.env), key) as its, here.staff(browser) as page:
@@ -206,6 +220,7 @@ async def test_another_nodes_session(servers: Servers, browser: Browser, tmp_pat
             await page.get_by_role("button", name="Close").click()
             assert (await ending(its)).code == 1000
             await expect(page.locator(".messagelist li")).to_contain_text("Close with code 1000: done.")
+            await told(backend, key, "1000")
         await there.stop()
 
 

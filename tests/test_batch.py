@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from proxy import conf, delivery, tokens
 from proxy.handlers import ProxyHandler
 from tests.asgi import ask
-from tests.backend import reset
+from tests.backend import Backend, reset
 from tests.clients import TIMEOUT, Headers, Http, RawWebSocket, client, ending, receive, request, send
 from tests.cluster import Cluster
 from tests.fuzzing import examples
@@ -105,7 +105,7 @@ class Stream:
         return found
 
 
-async def test_lines(kind: str, servers: Servers, fresh: Callable[[str], str]) -> None:
+async def test_lines(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
     server = await servers.get(kind)
     bob, eve, nobody = fresh("bob"), fresh("eve"), fresh("nobody")
     async with client(server, bob) as to_bob, client(server, eve) as to_eve:
@@ -119,7 +119,7 @@ async def test_lines(kind: str, servers: Servers, fresh: Callable[[str], str]) -
             {"session": eve, "body": "bin", "content_type": "application/octet-stream"},
             b'{"session":"\xff"}',
             {"session": nobody, "body": "x"},
-            {"sessions": [eve], "close": True, "body": "bye", "code": 4000, "reason": "moved"},
+            {"sessions": [eve], "close": True, "body": "bye", "code": 4000, "reason": "moved", "callback": True},
             {"session": eve, "body": "late", "id": "late"},
             {"session": bob, "body": "last"},
         )
@@ -136,8 +136,9 @@ async def test_lines(kind: str, servers: Servers, fresh: Callable[[str], str]) -
         assert [await receive(to_bob) for _ in range(4)] == ["first", "hé", b"\xff\x00", "last"]
         end = await ending(to_eve)
         assert end.frames == ["hé", b"bin", "bye"]
-        code = 4000
-        assert end.code == code
+        assert end.code == 4000
+        (event,) = await backend.wait("/close", eve)
+        assert event.one("X-Kuiperbelt-Close-Reason") == "operator"
 
 
 async def test_lines_end_as_a_send_or_close_of_their_own_would(

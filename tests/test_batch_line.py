@@ -84,6 +84,7 @@ def test_malformed(line: bytes, text: str) -> None:
         (BOB + b',"base64":"/w==","content_type":"text/plain"', "text body: expected UTF-8, found other bytes at 0"),
         (BOB + b',"body":"x","code":1000', 'expected with "close"'),
         (BOB + b',"body":"x","reason":"r"', 'expected with "close"'),
+        (BOB + b',"body":"x","callback":true', 'expected with "close"'),
         (BOB + b',"close":true,"code":1001', '"code": expected 1000 or 3000-4999, found 1001'),
         (BOB + b',"close":true,"reason":"' + b"x" * 124 + b'"', "at most 123 bytes, found 124"),
         (BOB + b',"close":true,"reason":"' + "é".encode() * 62 + b'"', "at most 123 bytes, found 124"),
@@ -124,11 +125,12 @@ async def test_what_a_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"session":"bob","body":"hello"}', ["begin_send", bob, hello]),
         (b'{"session":"bob","body":"hello","close":false}', ["begin_send", bob, hello]),
         (b' {"sessions":["bob","eve","bob"],"body":"hello"}\r', ["begin_send", ["bob", "eve", "bob"], hello]),
-        (b'{"session":"bob","close":true}', ["begin_close", bob, None, 1000, ""]),
-        (b'{"session":"bob","close":true,"body":""}', ["begin_close", bob, None, 1000, ""]),
+        (b'{"session":"bob","close":true}', ["begin_close", bob, None, 1000, "", False]),
+        (b'{"session":"bob","close":true,"body":""}', ["begin_close", bob, None, 1000, "", False]),
+        (b'{"session":"bob","close":true,"callback":true}', ["begin_close", bob, None, 1000, "", True]),
         (
             b'{"session":"bob","close":true,"body":"hello","code":4000,"reason":"r"}',
-            ["begin_close", bob, hello, 4000, "r"],
+            ["begin_close", bob, hello, 4000, "r", False],
         ),
     ]:
         assert await begun(line, monkeypatch) == done

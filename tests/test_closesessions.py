@@ -25,7 +25,7 @@ async def server(request: pytest.FixtureRequest, servers: Servers) -> AsyncItera
 
 
 async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
-    """A last message, then Close with code and reason; the backend isn't told, as with its own /close."""
+    """A last message, then Close with code and reason; the backend, which didn't ask for it, is told."""
     one, two, other = fresh("c"), fresh("c"), fresh("c")
     async with client(server, one) as first, client(server, two) as second, client(server, other) as third:
         await registered(server, one, two, other)
@@ -38,12 +38,16 @@ async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], s
             assert (end.code, end.frames) == (4000, ["good bye"])
             assert end.reason == ("" if server.kind == "daphne" else "moved ☃")
         await third.ping()
-        await backend.quiet("/close", one, 0)
+        for key in (one, two):
+            (event,) = await backend.wait("/close", key)
+            assert event.one("X-Kuiperbelt-Close-Code") == "4000"
+            assert event.one("X-Kuiperbelt-Close-Reason") == "operator"
+        await backend.quiet("/close", other, 0)
         done = await manage("listsessions", "--json", one, two, env=server.env)
         assert done.output == ""
 
 
-async def test_by_filter(server: Server, fresh: Callable[[str], str]) -> None:
+async def test_by_filter(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
     """Only look; then all, in more than one request."""
     async with AsyncExitStack() as stack:
         keys = [fresh("f") for _ in range(30)]
@@ -59,6 +63,8 @@ async def test_by_filter(server: Server, fresh: Callable[[str], str]) -> None:
         assert "closed 30 of 30 sessions" in done.output
         ends = await asyncio.gather(*(ending(connection) for connection in connections))
         assert {end.code for end in ends} == {1000}
+        told = [event for key in keys for event in await backend.wait("/close", key)]
+        assert {event.one("X-Kuiperbelt-Close-Reason") for event in told} == {"operator"}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ EXAMPLES = 4
 STEPS = 100 if MACHINE_STEPS else 14  # of an example
 RESTARTS = 4 if MACHINE_STEPS else 2  # of nodes, in an example
 
+BY_OPERATOR = [("X-Kuiperbelt-Close-Callback", "true"), ("X-Kuiperbelt-Close-Code", "4000")]
+
 nodes = st.integers(0, len(KINDS) - 1)
 keys = st.integers(0, KEYS - 1)
 
@@ -148,19 +150,24 @@ class Machine(RuleBasedStateMachine):
     def send_to_all(self, at: int) -> None:
         self.world.do(self.push(at, *self.names))
 
-    @rule(key=keys, at=nodes, last=st.booleans())
-    def close(self, key: int, at: int, last: bool) -> None:
-        """The backend ends all connections of the key."""
+    @rule(key=keys, at=nodes, by_backend=st.booleans())
+    def close(self, key: int, at: int, by_backend: bool) -> None:
+        """The backend ends all connections of the key; or an operator, and the backend is told of each."""
         name = self.names[key]
         before, self.there[name] = self.there[name], []
-        response = self.world.do(close(self.node(at).server, name))
+        response = self.world.do(close(self.node(at).server, name, b"", *([] if by_backend else BY_OPERATOR)))
         if before:
             assert (response.status, response.body) == (200, OK_BODY)
         else:
             assert response.body == not_found(name) or self.nobody_is_sure(response.body)
         for listener in before:
-            self.world.do(self.ended(listener, "1000"))
-        self.ended_by_backend += len(before)
+            self.world.do(self.ended(listener, "1000" if by_backend else "4000"))
+        if by_backend:
+            self.ended_by_backend += len(before)
+        elif before:
+            self.world.do(self.told(name))
+            told = self.world.backend.seen("/close", name)[-len(before) :]
+            assert {request.one("X-Kuiperbelt-Close-Reason") for request in told} == {"operator"}
 
     @rule(key=keys, politely=st.booleans())
     def disconnect(self, key: int, politely: bool) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import struct
 import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.backend import Answer, Backend, reset, welcome
-from tests.clients import RawWebSocket, client, close, ending, receive, send
+from tests.clients import CLOSE, RawWebSocket, client, close, ending, masked, receive, send
 from tests.servers import Server, Servers
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
 SESSIONS = 10
+CODED = [("X-Kuiperbelt-Close-Code", "4000"), ("X-Kuiperbelt-Close-Reason", "go home")]
 
 
 async def vanish(server: Server, backend: Backend, key: str, delay: float = 1.0) -> None:
@@ -110,6 +112,66 @@ async def test_close_of_a_session_whose_socket_has_gone(
     (event,) = await backend.wait("/close", key)
     assert event.one("X-Kuiperbelt-Close-Reason") == "lost"
     assert (await send(server, key)).body == not_found(key)
+
+
+TOLD = ("X-Kuiperbelt-Close-Callback", "true")
+
+
+def reasons(backend: Backend, key: str) -> list[str | None]:
+    """Of the close events that came for a key."""
+    return [event.one("X-Kuiperbelt-Close-Reason") for event in backend.seen("/close", key)]
+
+
+async def test_close_by_somebody_else(kind: str, servers: Servers, backend: Backend, key: str) -> None:
+    """The client gets what it gets of the backend's own /close, and the backend, which didn't ask for it, its event."""
+    server = await servers.get(kind)
+    async with client(server, key) as connection:
+        answer = await close(server, key, b"bye", TOLD, *CODED)
+        assert answer.body == OK
+        # What the backend does about it too late finds nobody, and changes nothing.
+        assert (await close(server, key)).body == not_found(key)
+        end = await ending(connection)
+        assert (end.frames, end.code, end.reason) == (["bye"], 4000, "" if kind == "daphne" else "go home")
+    (event,) = await backend.wait("/close", key)
+    assert (event.one("X-Kuiperbelt-Close-Code"), reasons(backend, key)) == ("4000", ["operator"])
+    await backend.quiet("/close", key, 1)
+
+
+async def test_close_without_a_registry_is_told_as_well(
+    kind: str, servers: Servers, backend: Backend, key: str
+) -> None:
+    server = await servers.get(kind, {"EKBO_REGISTRY": "false"})
+    async with client(server, key) as connection:
+        assert (await close(server, key, b"", TOLD)).body == OK
+        assert (await ending(connection)).code == 1000
+    await backend.wait("/close", key)
+    assert reasons(backend, key) == ["operator"]
+
+
+async def test_close_by_somebody_else_while_the_client_leaves(
+    kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+) -> None:
+    """Whoever was first, and whichever way the client leaves: one event each, and of nobody else's close."""
+    server = await servers.get(kind)
+    keys = [fresh("race") for _ in range(SESSIONS)]
+    async with contextlib.AsyncExitStack() as stack:
+        raws = [await stack.enter_async_context(RawWebSocket.connected(server, key)) for key in keys]
+        await asyncio.gather(*(backend.wait("/establish", key) for key in keys))
+
+        async def leave(number: int, raw: RawWebSocket) -> None:
+            await asyncio.sleep(number * 0.001)
+            if number % 2:
+                reset(raw.writer)
+            else:
+                await raw.write(masked(CLOSE, struct.pack("!H", 1001)))
+
+        leaving = [leave(number, raw) for number, raw in enumerate(raws)]
+        await asyncio.gather(close(server, ",".join(keys), b"", TOLD), *leaving)
+        await asyncio.gather(*(backend.wait("/close", key) for key in keys))
+    await asyncio.sleep(0.2)
+    told = [reasons(backend, key) for key in keys]
+    assert [len(each) for each in told] == [1] * SESSIONS, told
+    assert {reason for (reason,) in told} <= {"operator", "client", "lost"}
 
 
 HANDSHAKE = [

@@ -95,7 +95,7 @@ async def test_strict_broadcast_is_all_or_nothing() -> None:
 async def test_close_closes_a_key_once() -> None:
     bob = await session("bob")
     assert not (await delivery.close(["bob", "bob"], None, 4000, "bye")).failures
-    assert [(event["code"], event["reason"]) for event in bob.events] == [(4000, "bye")]
+    assert [(event["code"], event["reason"], event["tell"]) for event in bob.events] == [(4000, "bye", False)]
 
 
 KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=","), min_size=1, max_size=256)
@@ -134,4 +134,4 @@ async def test_what_was_begun_tells_how_it_ended_when_the_last_session_has_answe
 async def test_what_ends_at_once_is_not_pending() -> None:
     await session("bob")
     assert await delivery.begin_send(["bob"], FRAME) == delivery.Delivery()
-    assert await delivery.begin_close(["bob"], None, 1000, "") == delivery.Delivery()
+    assert await delivery.begin_close(["bob"], None, 1000, "", tell=False) == delivery.Delivery()

@@ -56,10 +56,11 @@ async def test_all_is_well(server: Server, backend: Backend, key: str) -> None:
     assert of(findings, "ports")["found"] == f"the proxy answers, 127.0.0.1 port {server.port}"
     assert of(findings, "callbacks", "connect")["found"].endswith(f"lets the client in as {key}")
     assert {each["area"] for each in findings} == AREAS
-    # One life as `checkbackend` makes it, with a close callback; the self-test's own ends as /close does, without.
+    # One life as `checkbackend` makes it, and the self-test's own: the backend hears of both ends.
+    told = await backend.wait("/close", key, 2)
     asked = {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/connect", key)}
-    told = {request.one("X-Kuiperbelt-Connection") for request in backend.seen("/close", key)}
-    assert (len(asked), len(told)) == (2, 1)
+    assert {event.one("X-Kuiperbelt-Connection") for event in told} == asked
+    assert {event.one("X-Kuiperbelt-Close-Reason") for event in told} == {"client", "operator"}
     assert {request.one("Cookie") for request in backend.seen("/connect", key)} == {"a=b"}
     assert (await send(server, key)).json()["errors"][0]["error"] == "kuiperbelt: session is not found"
 

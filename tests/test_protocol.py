@@ -126,6 +126,18 @@ def test_close_reason() -> None:
         protocol.close_reason([(b"x-kuiperbelt-close-reason", b"\xff")])
 
 
+def test_close_callback() -> None:
+    assert not protocol.close_callback([])
+    assert protocol.close_callback(close_headers(callback="true"))
+    assert not protocol.close_callback(close_headers(callback="false"))
+
+
+@pytest.mark.parametrize("headers", [close_headers(callback="yes"), 2 * close_headers(callback="true")])
+def test_close_callback_refused(headers: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(BadRequest, match="X-Kuiperbelt-Close-Callback: expected true or false, found"):
+        protocol.close_callback(headers)
+
+
 def test_failures_are_written_as_go_writes_them() -> None:
     failure = Failure("bob", "kuiperbelt: session is not found")
     expected = b'{"errors":[{"error":"kuiperbelt: session is not found","session":"bob"}],"result":"OK"}\n'

@@ -82,6 +82,8 @@ more = st.one_of(
             "X-Kuiperbelt-Close-Code: 4100",
             "X-Kuiperbelt-Close-Code: 1005",
             "X-Kuiperbelt-Close-Reason: bye",
+            "X-Kuiperbelt-Close-Callback: true",
+            "X-Kuiperbelt-Close-Callback: yes",
             "Authorization: Bearer nothing",
             "X-Forwarded-For: 1.2.3.4",
             "Expect: 100-continue",

@@ -25,6 +25,7 @@ from tests.backend import Answer, Backend
 from tests.clients import client, ending, request, send
 from tests.databases import rows, using
 from tests.evidence import Evidence, Figures
+from tests.operators import manage
 from tests.postgres import PostgresServer
 from tests.servers import Server, Servers
 from tests.vectors_api import OK
@@ -166,6 +167,32 @@ async def test_a_backend_that_fails(servers: Servers, backend: Backend, key: str
     await backend.quiet("/close", key, seen + 1, 2.0)
     evidence(Figures(1, seen + 1, worst=third - second))
     assert reasons(backend, [key]) == {"client": seen + 1}
+    assert not rows(file(server), "SELECT 1 FROM proxy_session")
+
+
+async def test_an_operators_close_is_told_though_the_process_dies(
+    servers: Servers, backend: Backend, fresh: Fresh
+) -> None:
+    """What the process couldn't tell any more, the next one does: under the same id, with the same code and reason."""
+    server = await servers.start("uvicorn", QUICK)
+    keys = [fresh("closed") for _ in range(5)]
+    for key in keys:
+        backend.on("/close", key, Answer(status=500))
+    async with sessions(server, keys) as sockets:
+        done = await manage("closesessions", *keys, "--code", "4000", env=server.env)
+        assert (done.status, done.output) == (0, "closed 5 of 5 sessions\n")
+        assert {end.code for end in await asyncio.gather(*map(ending, sockets))} == {4000}
+        await backend.until(lambda: all(backend.seen("/close", key) for key in keys), "the first attempts")
+        await server.kill()
+    seen = {key: len(backend.seen("/close", key)) for key in keys}
+    for key in keys:
+        backend.on("/close", key, Answer())
+    await server.restart()
+    for key in keys:
+        await backend.wait("/close", key, seen[key] + 1, LIMIT)
+    assert reasons(backend, keys) == {"operator": sum(seen.values()) + 5}
+    assert {event.one("x-kuiperbelt-close-code") for key in keys for event in backend.seen("/close", key)} == {"4000"}
+    await server.stop()
     assert not rows(file(server), "SELECT 1 FROM proxy_session")
 
 

@@ -22,7 +22,7 @@ from django.db.migrations.loader import MigrationLoader
 from redis.asyncio import Redis
 
 from tests.backend import Backend
-from tests.clients import client, ending, receive, send
+from tests.clients import client, close, ending, receive, send
 from tests.operators import manage
 from tests.postgres import PostgresServer, programs
 from tests.record_release import FOLDER, GIVEN_UP, LIVE, PENDING, PREFIX, REVOKED, SECRET_KEY, TOKEN
@@ -189,9 +189,13 @@ async def node(servers: Servers, redis: RedisServer) -> AsyncIterator[Server]:
 
 
 async def test_an_older_process_reaches_sessions_of_this_one(
-    node: Server, redis: RedisServer, recording: Recording
+    node: Server, backend: Backend, redis: RedisServer, recording: Recording
 ) -> None:
-    """Its pushes and closes arrive, its claim ends the older connection of a key, and it is answered each time."""
+    """Its pushes and closes arrive, its claim ends the older connection of a key, and it is answered each time.
+
+    Its closes are the backend's own, as far as it can say: no close callback follows.
+    """
+    before = {key: len(backend.seen("/close", key)) for key in ("bob", "carol")}
     async with (
         OldPeer.running(recording, redis) as old,
         client(node, "bob") as bob,
@@ -207,6 +211,8 @@ async def test_an_older_process_reaches_sessions_of_this_one(
         assert (await old.next("replies"))["replies"] == [[msgpack.unpackb(claim)["id"], "ok"]]
         end = await ending(carol)
         assert (end.code, end.reason) == (4001, "replaced")
+        await backend.wait("/close", "carol", before["carol"] + 1)
+        await backend.quiet("/close", "bob", before["bob"])
 
 
 async def test_this_process_reaches_sessions_of_an_older_one(
@@ -223,6 +229,12 @@ async def test_this_process_reaches_sessions_of_an_older_one(
             assert_covers(msgpack.unpackb(request["event"]), expected)
             await old.answer_ok(request)
             assert (await sending).body == OK
+        # An operator's close is to it what it knows as a close.
+        closing = asyncio.create_task(close(node, "dave", b"last", ("X-Kuiperbelt-Close-Callback", "true")))
+        request = await old.next("request")
+        assert_covers(msgpack.unpackb(request["event"]), events[2])
+        await old.answer_ok(request)
+        assert (await closing).body == OK
         connecting = asyncio.create_task(come_and_go(node, "dave"))
         claim = await old.next("request all")
         assert msgpack.unpackb(claim["event"]).keys() >= msgpack.unpackb(recording.like("request all")["event"]).keys()

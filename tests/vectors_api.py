@@ -167,6 +167,11 @@ def coded(code: str, reason: str | None = None) -> Headers:
     return [*headers, ("X-Kuiperbelt-Close-Reason", reason)] if reason is not None else headers
 
 
+def callback(value: str) -> tuple[str, str]:
+    """Whether the close callback shall follow."""
+    return "X-Kuiperbelt-Close-Callback", value
+
+
 GONE = Ended(1000)
 
 CLOSE: list[Case[Call, Reply]] = [
@@ -217,6 +222,15 @@ CLOSE: list[Case[Call, Reply]] = [
             "3000.5",
         )
     ),
+    *(
+        closing(f"callback {value}", Call([*to("{a}"), callback(value)], b""), Reply(200, OK, a_ended=GONE))
+        for value in ("true", "false")
+    ),
+    *(
+        closing(f"callback {value!r}", Call([*to("{a}"), callback(value)], b"x"), Reply(400))
+        for value in ("", "1", "True", "true,true")
+    ),
+    closing("callback twice", Call([*to("{a}"), callback("true"), callback("true")], b"x"), Reply(400)),
     closing("reason of 124 bytes", Call(coded("4000", "r" * 124), b"x"), Reply(400)),
 ]
 

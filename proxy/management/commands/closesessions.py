@@ -1,4 +1,4 @@
-"""`manage.py closesessions`: close sessions by key, or all that filters select, as a backend's /close would."""
+"""`manage.py closesessions`: close sessions by key, or all that filters select, and have the backend told."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,8 +14,8 @@ from proxy.printable import shown
 
 class Command(ConsoleCommand):
     help = (
-        "Close sessions: those of the named keys, or, with --all or filters, many. As with the backend's own /close no "
-        "close callback follows. The exit status tells how many failed, up to 100."
+        "Close sessions: those of the named keys, or, with --all or filters, many. The backend is told of each by its "
+        "close callback, with the reason operator. The exit status tells how many failed, up to 100."
     )
     needs_registry = False
 
