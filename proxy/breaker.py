@@ -28,7 +28,11 @@ class Breaker:
         self._pause = 0.0
         """Seconds; 0: it is closed."""
         self._until = 0.0
-        self._probing = False
+        self._probes = 0
+        self._probes_before = 0
+        """Those from before it opened last."""
+        self._probe = 0
+        """The number of the newest one, which the others have made way for; 0: it is over."""
         self._probe_until = 0.0
         self._opened_at = 0.0
         self.refused = 0
@@ -43,41 +47,44 @@ class Breaker:
         seconds = max(1, math.ceil(self._until - monotonic()))
         return BackendBusy(f"{self._place} gives no answers and isn't asked for {seconds}s", seconds)
 
-    def enter(self) -> bool:
-        """Pass, or raise BackendBusy. True: as a probe, and `leave` must follow, whatever becomes of it."""
+    def enter(self) -> int:
+        """Pass, or raise BackendBusy. Not 0: as the probe of this number; `leave` must follow, whatever comes of it."""
         if not self.is_open:
-            return False
+            return 0
         now = monotonic()
-        if now < self._until or (self._probing and now < self._probe_until):
+        if now < self._until or (self._probe and now < self._probe_until):
             raise self.refusal()
-        self._probing = True
+        self._probe = self._probes = self._probes + 1
         self._probe_until = now + PROBE_LIMIT
-        return True
+        return self._probe
 
-    def leave(self) -> None:
+    def leave(self, probe: int) -> None:
         """The probe is over. If it was cancelled before it was answered, the next callback is one."""
-        self._probing = False
+        if probe == self._probe:  # else it has made way for another, which goes on
+            self._probe = 0
 
-    def answered(self, probe: bool) -> None:
+    def answered(self, probe: int) -> None:
         """The backend lives. Late answers to what was asked before it failed don't count."""
         self._failures = 0
-        if probe and self.is_open:  # there may be another probe, later than one that hung
+        if probe > self._probes_before and self.is_open:  # there may be another probe, later than one that hung
             self._pause = 0.0
             stats.backends_failing -= 1
             logger.warning("backend %s: answers again; %d callbacks weren't made meanwhile", self._place, self.refused)
 
-    def failed(self, probe: bool, asked: float = math.inf) -> bool:
+    def failed(self, probe: int, asked: float = math.inf) -> bool:
         """No answer to what was `asked` then, by the monotonic clock. True when this opens the breaker.
 
-        What was asked before it opened last says nothing about a backend that has answered since.
+        What was asked before it opened last says nothing about a backend that has answered since, and a probe that has
+        made way for another nothing about that one.
         """
         if probe:
-            if self.is_open:
+            if self.is_open and probe == self._probe:
                 self._open(min(2 * self._pause, MAX_PAUSE))
         elif not self.is_open and asked > self._opened_at:
             self._failures += 1
             if self._limit and self._failures >= self._limit:
                 self._open(FIRST_PAUSE)
+                self._probe, self._probes_before = 0, self._probes
                 self.refused = 0
                 stats.backends_failing += 1
                 stats.backend_failures += 1

@@ -78,14 +78,19 @@ def exit_on_signals() -> None:
 
 
 def take_signal(number: signal.Signals, act: Callable[[], object]) -> None:
-    """Have the running loop call `act` at each such signal, from now on."""
+    """Have the running loop call `act` at each such signal, from now on until it closes."""
     loop = asyncio.get_running_loop()
+
+    def on_signal(*_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(act)
+
     # Not by a handler of the loop's own: that goes when it closes, and then the signal would kill.
-    signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
+    signal.signal(number, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def ignore_signals() -> None:
-    """The process ends, and takes none any more but those that mean to end it."""
+    """Nothing is served any more, so none means anything but those that end it; at Python's own end they would kill."""
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -78,12 +78,16 @@ class ProxyRequest(ASGIRequest):
         return bytes(body)
 
 
-def _whole(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with a body that is here already."""
+def _whole(body: bytes) -> Receive:
+    """A `receive` of a body that is here already, and of nothing after it.
+
+    Not of the client's hanging up: Django would cancel the middleware, and asgiref then leaves a future behind whose
+    exception nobody retrieves (asgiref 3.13.0, SyncToAsync.__call__). Views that are in a thread go on anyway.
+    """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_next() -> Mapping[str, Any]:
-        return messages.pop() if messages else await receive()
+        return messages.pop() if messages else await asyncio.get_running_loop().create_future()
 
     return receive_next
 
@@ -158,7 +162,7 @@ class ProxyHandler:
             stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         if response is None:
-            await self._fallback(scope, _whole(body, receive), send)
+            await self._fallback(scope, _whole(body), send)
             return
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         if isinstance(response, StreamingHttpResponse):

@@ -13,20 +13,38 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy import conf
+from proxy.handlers import API
 from proxy.http_reader import HttpReader
 from proxy.stats import stats
 from proxy.sweep import Sweeper
 
 LOOKS = 10  # within the shortest time-out, so that none takes more than a fifth longer
+SHORT_REST = 1.0  # seconds after an answer in which the next request is likely, and nobody closes the connection
 
 
 class Patience(Sweeper["KeptAlive"]):
-    """The HTTP connections of a server; those that have become WebSockets aren't here any more."""
+    """The HTTP connections of a listener; those that have become WebSockets aren't here any more."""
 
-    def __init__(self, head: float, body: float, rest: float) -> None:
+    def __init__(self, head: float, body: float, rest: float, most: int) -> None:
         self.head = head
         self.body = body
+        self._most = most
         super().__init__(min(1.0, *(limit / LOOKS for limit in (head, body, rest) if limit)))
+
+    def add(self, member: "KeptAlive") -> None:
+        super().add(member)
+        if self._most and len(self.members) > self._most:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close the oldest that lets the server wait; the newest does. Who is served counts as new from then on."""
+        now = asyncio.get_running_loop().time()
+        while not (oldest := next(iter(self.members))).lets_wait(now):
+            del self.members[oldest]
+            self.members[oldest] = None
+        del self.members[oldest]
+        stats.http_connections_dropped += 1
+        oldest.transport.close()
 
     def sweep(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -35,9 +53,10 @@ class Patience(Sweeper["KeptAlive"]):
 
 
 @cache
-def _patience(config: uvicorn.Config, state: ServerState) -> Patience:
+def _patience(config: uvicorn.Config, state: ServerState, own_listener: bool) -> Patience:
     options = conf.options()
-    return Patience(options.header_timeout, options.body_timeout, config.timeout_keep_alive)
+    most = 0 if own_listener else options.max_http_connections
+    return Patience(options.header_timeout, options.body_timeout, config.timeout_keep_alive, most)
 
 
 class KeptAlive(HttpReader):
@@ -55,7 +74,7 @@ class KeptAlive(HttpReader):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.patience = _patience(self.config, self.server_state)
+        self.patience = _patience(self.config, self.server_state, API in self.app_state)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -94,6 +113,12 @@ class KeptAlive(HttpReader):
             self._start_asgi_task(*self.pipeline.pop())
             return
         self._rests_since = self.loop.time()
+
+    def lets_wait(self, now: float) -> bool:
+        """Does the server wait for this client at `now` (the loop's time)? Not just after an answer."""
+        if self._rests_since is not None:
+            return now - self._rests_since >= SHORT_REST
+        return self._waits_since is not None
 
     def check(self, now: float) -> None:
         """Close it if the client has taken too long at `now` (the loop's time)."""

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
-from proxy import callbacks, conf, delivery, registry, sampler
+from proxy import callbacks, conf, delivery, registry, sampler, tracing
 from proxy.drain import drain
 
 HURRIED_LIMIT = 0.5  # seconds for what sessions have to tell the backend, after a second signal
@@ -61,7 +61,9 @@ def _time_to_tell() -> float:
     if drain.hurried:
         return HURRIED_LIMIT
     assert drain.exit_by is not None
-    needed = registry.STOP_LIMIT if conf.options().registry else 0.0
+    options = conf.options()
+    needed = registry.STOP_LIMIT if options.registry else 0.0
+    needed += tracing.STOP_LIMIT if options.tracing == "spans" else 0.0
     return max(HURRIED_LIMIT, drain.exit_by - monotonic() - needed)
 
 

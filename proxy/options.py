@@ -125,6 +125,9 @@ class Options(Paths):
     max_connections: int = option(
         "max_connections", "EKBO_MAX_CONNECTIONS", values.count, 0, "clients at once, per process; over: 503; 0: any"
     )
+    max_http_connections: int = option(
+        "max_http_connections", "EKBO_MAX_HTTP_CONNECTIONS", values.count, 0, "without a session, per process; 0: any"
+    )
     max_connections_per_address: int = option(
         "max_connections_per_address", "EKBO_MAX_CONNECTIONS_PER_ADDRESS", values.count, 0, "of one address; 0: any"
     )

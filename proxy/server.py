@@ -184,7 +184,6 @@ class _Server(uvicorn.Server):
 
         If a successor has them it gets all that is new, and what has come before is served for as long.
         """
-        ignore_signals()
         began = monotonic()
         if drain.replaced:
             push_lane.hand_all_on(self.server_state.connections)
@@ -242,7 +241,10 @@ def serve(
     name = f"{worker.name} " if worker else ""
     announcements = [f"{name}listening on {where[0]}", *(f"{name}API on {api}" for api in where[1:])]
     config = uvicorn_config(application, options)
-    _Server(config, tls, announcements, options, worker).run(list(sockets))
+    try:
+        _Server(config, tls, announcements, options, worker).run(list(sockets))
+    finally:
+        ignore_signals()
 
 
 def _refuse_replacement() -> None:

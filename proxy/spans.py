@@ -19,9 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 import proxy
 from proxy.forwarding import TextHeaders
 from proxy.protocol import Headers
-from proxy.tracing import Traced, Tracer, context_of
-
-STOP_LIMIT = 1.0  # seconds at the end of the process for spans that aren't sent yet
+from proxy.tracing import STOP_LIMIT, Traced, Tracer, context_of
 
 _propagator = TraceContextTextMapPropagator()
 

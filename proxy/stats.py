@@ -120,6 +120,7 @@ class Stats:
     backend_failures = Counter("times that a backend began to give no answers (breaker)")
     receive_errors = Counter("receive callbacks that failed")
     request_timeouts = Counter("connections that were closed because a head or body didn't come in time")
+    http_connections_dropped = Counter("HTTP connections that made room for newer ones (max_http_connections)")
     no_answers = Counter("requests to other processes that weren't answered in time", "cluster_no_answers")
     stale_requests = Counter("requests of other processes dropped because they came too late", "cluster_stale_requests")
     bad_envelopes = Counter("messages on Redis that couldn't be read", "cluster_bad_envelopes")

@@ -11,16 +11,17 @@ class Sweeper(Generic[T]):
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self.members: set[T] = set()
+        self.members: dict[T, None] = {}
+        """In the order in which they came."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, member: T) -> None:
-        self.members.add(member)
+        self.members[member] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._period, self._on_timer)
 
     def discard(self, member: T) -> None:
-        self.members.discard(member)
+        self.members.pop(member, None)
 
     def sweep(self) -> None:
         """Look at the members; they may be discarded meanwhile, so go through a copy."""

@@ -18,6 +18,7 @@ from proxy.protocol import Headers, header_values
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 _MAX_PARENT = 256  # characters
 _MAX_STATE = 512  # characters, section 3.3.1.5
+STOP_LIMIT = 0.75  # seconds at the end of the process for spans that aren't sent yet
 
 
 def context_of(headers: Headers) -> TextHeaders:

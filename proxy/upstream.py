@@ -78,7 +78,7 @@ class Upstream:
                 self._shield.leave(kind)
         finally:
             if probe:
-                self._breaker.leave()
+                self._breaker.leave(probe)
 
     def _count_refusal(self) -> None:
         stats.callbacks_refused += 1

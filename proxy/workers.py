@@ -179,7 +179,7 @@ class Supervisor:
         return {member.pid: member for member in (*self._members, *self._rolling.others) if member.pid}
 
     def _stop(self, cause: signal.Signals) -> None:
-        """End all workers; a second signal is passed on, and makes them hurry."""
+        """End all workers; a second signal is passed on, and makes them hurry. So is SIGHUP."""
         for listener in chain(*self._listeners):
             listener.close()  # or clients would wait in the backlog for nobody
         if cause == signal.SIGINT:  # somebody waits at the terminal
@@ -195,6 +195,8 @@ class Supervisor:
                 self._kill(signal.SIGKILL)
             elif received in _ENDS:
                 self._kill(HURRY)
+            elif received == signal.SIGHUP:  # a key that is taken out is out, also where sessions are still closed
+                self._kill(signal.SIGHUP)
             for member, end, code in self._reap():
                 if code and member is not self._rolling.successor:  # which needn't have come as far as to take signals
                     logger.error(end)

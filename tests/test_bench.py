@@ -208,8 +208,10 @@ def test_ctrl_c_ends_all_that_was_started() -> None:
 def test_a_server_that_does_not_start_is_an_error_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     system = SYSTEMS["bare-uvicorn"]
     monkeypatch.setattr(system, "command", lambda on, port: [sys.executable, "-c", "raise SystemExit('no luck')"])
-    with pytest.raises(BenchError, match="no luck"):
+    with pytest.raises(BenchError, match="no luck") as error:
         measure([system], Plan())
+    assert f"{Path(sys.executable).name} -c raise" in str(error.value)
+    assert sys.executable not in str(error.value)  # it gets into docs/performance.json
 
 
 def test_bare_uvicorn_has_the_settings_of_ours() -> None:

@@ -12,7 +12,19 @@ from proxy.conf import Options
 from proxy.exceptions import ConnectRefused
 from proxy.limits import RETRY_WITHIN, Connections, Pace, Place
 from tests.backend import Answer, Backend, reset
-from tests.clients import PING, TEXT, RawWebSocket, Response, client, masked, receive, request, send
+from tests.clients import (
+    PING,
+    TEXT,
+    Http,
+    RawWebSocket,
+    Response,
+    client,
+    hung_up,
+    masked,
+    receive,
+    request,
+    send,
+)
 from tests.evidence import Evidence, Figures
 from tests.servers import ALONE, Server, Servers
 from tests.vectors import each_of
@@ -233,6 +245,28 @@ async def test_a_place_comes_back_whatever_happens(
         reset(socket.writer)
     async with connected(server, *full_house(fresh)):
         pass
+
+
+async def test_connections_without_a_session(servers: Servers, fresh: Callable[[str], str]) -> None:
+    """The oldest that the server waits for makes room: who asks is answered, and who has a session isn't counted."""
+    most, silent = 20, 200
+    server, key = await servers.get("uvicorn", {"EKBO_MAX_HTTP_CONNECTIONS": str(most)}), fresh("open")
+    async with client(server, key) as session, Http.open(server) as backends, contextlib.AsyncExitStack() as stack:
+        readers = []
+        for number in range(silent):
+            reader, writer = await server.open()
+            stack.callback(writer.close)
+            readers.append(reader)
+            if number % 5 == 0:  # a push on a kept connection, more than once a second
+                assert (await backends.request("POST", "/send", [("X-Kuiperbelt-Session", key)], b"x")).status == 200
+                assert await session.recv() == "x"
+        async with client(server, fresh("late")):
+            pass
+        for reader in readers[: silent + 1 - most]:  # what is kept: that of the pushes, and the newest ones
+            assert await hung_up(reader) < 2
+        assert not readers[-1].at_eof()
+        stats = (await request(server, "GET", "/stats?format=full")).json()
+        assert silent - most < stats["http_connections_dropped"] <= silent + 10
 
 
 async def test_a_storm_of_handshakes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -89,6 +90,33 @@ async def test_keys_rotate(servers: Servers, tmp_path: Path, key: str, kind: str
         await check(old=401, new=200, yaml=401)
         assert connection.close_code is None
     assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+async def test_a_process_that_drains_rotates_its_keys_too(
+    servers: Servers, tmp_path: Path, fresh: Callable[[str], str], kind: str
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{OLD}\n")
+    env = {"EKBO_API_KEYS_FILE": str(keys), "EKBO_DRAIN_WINDOW": "60s"}
+    server = await servers.start(kind, env | (servers.cluster_env() if kind == "workers" else {}))
+    drained = 2 if kind == "workers" else 1  # processes
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(40):  # or a worker may have none, and end at once
+            await stack.enter_async_context(client(server, fresh("k")))
+        http = await stack.enter_async_context(Http.open(server))
+        server.process.terminate()
+        deadline = time.monotonic() + 10
+        while "drain:" not in server.output():
+            assert time.monotonic() < deadline, server.output()
+            await asyncio.sleep(0.02)
+        assert [await push(http, "nobody", each) for each in (OLD, NEW)] == [200, 401]
+        keys.write_text(f"{NEW}\n")
+        await hang_up(server, lambda log: log.count("configuration: read anew") == drained)
+        assert [await push(http, "nobody", each) for each in (OLD, NEW)] == [401, 200]
+        assert server.process.returncode is None
+        server.process.terminate()
+        assert await asyncio.wait_for(server.process.wait(), 8) == 0
 
 
 async def test_a_worker_that_comes_later_has_the_keys_of_the_last_rotation(servers: Servers, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_the_log_names_no_user_and_password(caplog: pytest.LogCaptureFixture) ->
     urls = {f"{kind}_callback": f"http://{kind}:hunter2@a:81/" for kind in ("connect", "close")}
     found = upstreams(Options(**urls, breaker_failures=1))  # type: ignore[arg-type]
     assert found["connect"] is found["close"]
-    found["connect"]._breaker.failed(False)
+    found["connect"]._breaker.failed(0)
     assert "backend http://a:81: 1 callbacks" in caplog.text
     assert "hunter2" not in caplog.text
 
