@@ -240,9 +240,8 @@ def serve(
     where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
     name = f"{worker.name} " if worker else ""
     announcements = [f"{name}listening on {where[0]}", *(f"{name}API on {api}" for api in where[1:])]
-    config = uvicorn_config(application, options)
     try:
-        _Server(config, tls, announcements, options, worker).run(list(sockets))
+        _Server(uvicorn_config(application, options), tls, announcements, options, worker).run(list(sockets))
     finally:
         ignore_signals()
 
