@@ -32,7 +32,7 @@ from tests.vectors_api import OK
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
-RELEASES = sorted({int(file.name.partition(".")[0]) for file in FOLDER.iterdir()})
+RELEASES = sorted({int(file.name.partition(".")[0]) for file in FOLDER.glob("*.cluster.jsonl")})
 FIRST_RELEASE = "0002_token"
 """The migration that it had last."""
 
