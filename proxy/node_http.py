@@ -6,18 +6,22 @@
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from django.core.management.base import CommandError
 
 from proxy import conf
-from proxy.dial import Make, Tcp, Unix, only
+from proxy.dial import Dial, Make, Tcp, Unix, only
 from proxy.exceptions import Unreachable
+from proxy.forwarding import TextHeaders
 from proxy.http_client import HttpClient
 from proxy.http_connection import Answer, Connection
 from proxy.http_request import Template, place_of
+from proxy.http_stream import Stream
 
 CONNECT_LIMIT = 5.0  # seconds
+REFUSAL_SIZE = 1 << 16  # bytes
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -46,6 +50,10 @@ def known_by() -> ssl.SSLContext:
 
 def client(sock: str, address: str, tls: bool) -> HttpClient:
     """What asks the node at this UNIX socket, or at host:port if that is empty. Raises CommandError."""
+    return HttpClient(_dial(sock, address, tls))
+
+
+def _dial(sock: str, address: str, tls: bool) -> Dial:
     place = place_of(f"{'https' if tls else 'http'}://{address}")
     way = Unix(sock) if sock else Tcp(place.host, place.port, known_by() if tls else None)
 
@@ -56,7 +64,13 @@ def client(sock: str, address: str, tls: bool) -> HttpClient:
         except TimeoutError:
             raise Unreachable("no answer in time") from None
 
-    return HttpClient(dial)
+    return dial
+
+
+def credentials() -> TextHeaders:
+    """What lets a command in: the first of the keys that its own configuration has."""
+    keys = conf.options().api_keys
+    return [("Authorization", f"Bearer {keys[0]}")] if keys else []
 
 
 async def get(sock: str, address: str, tls: bool, path: str, limit: int, timeout: float) -> Answer:
@@ -64,5 +78,26 @@ async def get(sock: str, address: str, tls: bool, path: str, limit: int, timeout
     asked = client(sock, address, tls)
     try:
         return await asked.exchange(Template("GET", [("Host", address)]).request(path, []), limit, timeout)
+    finally:
+        await asked.shut_down()
+
+
+async def stream(
+    sock: str, address: str, tls: bool, path: str, on_piece: Callable[[bytes], None], silence: float
+) -> Answer:
+    """An answer whose body is handed on as it comes, while there are never `silence` seconds without any of it.
+
+    A refusal has a body. Raises HttpError, TimeoutError, CommandError.
+    """
+    loop = asyncio.get_running_loop()
+    dialled = _dial(sock, address, tls)
+
+    async def dial(_: Make) -> Connection:
+        return await dialled(lambda: Stream(asked, loop, on_piece, silence))
+
+    asked = HttpClient(dial)
+    try:
+        request = Template("GET", [("Host", address), *credentials()]).request(path, [])
+        return await asked.exchange(request, REFUSAL_SIZE, silence)
     finally:
         await asked.shut_down()

@@ -149,9 +149,7 @@ async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
 async def _post(client: HttpClient, address: str, order: Order, keys: Sequence[str]) -> tuple[Failures, bool]:
     """One request to the API. Raises HttpError, TimeoutError."""
     options = conf.options()
-    headers = [("Host", address), (options.session_header, ",".join(keys))]
-    if options.api_keys:
-        headers.append(("Authorization", f"Bearer {options.api_keys[0]}"))
+    headers = [("Host", address), (options.session_header, ",".join(keys)), *node_http.credentials()]
     if order.frame:
         headers.append(("Content-Type", order.frame.content_type))
     path = options.send_path

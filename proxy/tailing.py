@@ -1,0 +1,170 @@
+"""The reports of one key for `manage.py tail`: over the cluster's Redis, or without it from the API of each node.
+
+With Redis the command is a process of the cluster for a while, and watches as the API does. Without, each node that
+lives is asked for the key, which connects at one of them.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from datetime import timedelta
+from time import monotonic
+from urllib.parse import quote
+
+from asgiref.sync import sync_to_async
+from django.core.management.base import CommandError
+from django.db import close_old_connections
+from django.utils.timezone import now
+
+from proxy import conf, delivery, node_http, reports
+from proxy.exceptions import HttpError, Unreachable
+from proxy.models import Node
+from proxy.ndjson import Lines
+from proxy.remote import ApiPlace
+from proxy.reports import Report
+from proxy.watch_stream import CONTENT_TYPE
+from proxy.watching import KEEP_ALIVE, Watcher
+
+MAX_LINE = 1 << 16  # bytes
+SILENCE = 3 * KEEP_ALIVE  # seconds without a byte, after which a node counts as gone
+NODES_LAST = 5.0  # seconds that the registry's list of nodes is believed
+AGAIN = 1.0  # seconds until a node that couldn't be asked is asked again
+MAX_NODES = 50
+
+
+async def tail(key: str, contents: bool) -> AsyncGenerator[Report, None]:
+    """What happens, for ever. Raises CommandError when nothing can be watched."""
+    way = _through_cluster if conf.options().clustered else _through_nodes
+    async with contextlib.aclosing(way(key, contents)) as found:
+        async for report in found:
+            yield report
+
+
+async def _through_cluster(key: str, contents: bool) -> AsyncGenerator[Report, None]:
+    if contents and not conf.options().watch_contents:
+        raise CommandError("expected that contents may be shown, found EKBO_WATCH_CONTENTS off")
+    layer = await delivery.start()
+    try:
+        if layer.is_unreachable():
+            raise CommandError(f"expected Redis (EKBO_REDIS_URL), found: {'; '.join(layer.problems())}")
+        watcher = await Watcher.opened(key, contents)
+        async with contextlib.aclosing(watcher.reports()) as found:
+            async for report in found:
+                if report:
+                    yield report
+    finally:
+        await asyncio.sleep(0)  # the word that nobody watches any more is on its way out
+        await delivery.shut_down()
+
+
+async def _through_nodes(key: str, contents: bool) -> AsyncGenerator[Report, None]:
+    told: asyncio.Queue[tuple[ApiPlace, Report]] = asyncio.Queue()
+    followed: dict[ApiPlace, asyncio.Task[None]] = {}
+    absent: set[ApiPlace] = set()
+    due, alone = 0.0, False
+    try:
+        while True:
+            if monotonic() >= due:
+                places = await sync_to_async(_places)()
+                due = monotonic() + NODES_LAST
+                for place in followed.keys() - places:
+                    followed.pop(place).cancel()
+                    absent.discard(place)
+                for place in places - followed.keys():
+                    followed[place] = asyncio.create_task(_follow(place, key, contents, told))
+                if not places and not alone:
+                    yield _own(reports.LOST, "the registry knows no process that runs")
+                alone = not places
+            for task in followed.values():
+                if task.done():
+                    task.result()  # it ends by CommandError only
+            try:
+                async with asyncio.timeout(AGAIN):
+                    place, report = await told.get()
+            except TimeoutError:
+                continue
+            if report["what"] == reports.ABSENT:
+                absent.add(place)
+                if followed.keys() - absent:
+                    continue  # another node may have it
+            else:
+                absent.discard(place)
+            yield report
+    finally:
+        for task in followed.values():
+            task.cancel()
+        await asyncio.gather(*followed.values(), return_exceptions=True)
+
+
+def _places() -> set[ApiPlace]:
+    """Where the API of each process is that lives, as far as the registry knows."""
+    try:
+        least = now() - timedelta(seconds=conf.options().node_timeout)
+        living = Node.objects.filter(ended_at=None, heartbeat_at__gt=least).exclude(endpoint="")
+        return {ApiPlace(name, endpoint) for name, endpoint in living.values_list("name", "endpoint")[:MAX_NODES]}
+    finally:
+        close_old_connections()
+
+
+async def _follow(place: ApiPlace, key: str, contents: bool, told: "asyncio.Queue[tuple[ApiPlace, Report]]") -> None:
+    """Read what one node tells, again and again. Raises CommandError when it refuses."""
+    name = f"node {place.host} at {place.endpoint}"
+    lost = ""
+
+    def on_report(report: Report) -> None:
+        nonlocal lost
+        if report["what"] == reports.ENDED:
+            return  # the answer ends as well
+        if lost:
+            lost = ""
+            told.put_nowait((place, _own(reports.REGAINED, name)))
+        told.put_nowait((place, report))
+
+    while True:
+        why = f"{name} {await _stream(place, key, contents, on_report)}"
+        if why != lost:
+            lost = why
+            told.put_nowait((place, _own(reports.LOST, why)))
+        await asyncio.sleep(AGAIN)
+
+
+async def _stream(place: ApiPlace, key: str, contents: bool, on_report: Callable[[Report], None]) -> str:
+    """Read until the answer ends; why it did. Raises CommandError when there will be none."""
+    lines = Lines(MAX_LINE)
+
+    def on_piece(piece: bytes) -> None:
+        for line in filter(None, lines.feed(piece)):
+            with contextlib.suppress(ValueError):
+                report = json.loads(line)
+                if isinstance(report, dict) and isinstance(report.get("what"), str):
+                    on_report(report)
+
+    path = f"{conf.options().sessions_path.rstrip('/')}/{quote(key, safe='')}?watch{'&contents' if contents else ''}"
+    why = ""
+    for sock, address in place.ways():
+        try:
+            answer = await node_http.stream(sock, address, node_http.has_tls(), path, on_piece, SILENCE)
+        except Unreachable as error:
+            why = f"can't be reached: {error}"
+        except (HttpError, TimeoutError) as error:
+            return f"has gone ({error or 'it is silent'})"
+        else:
+            if answer.status == 404 or (answer.status == 200 and answer.get(b"content-type") != CONTENT_TYPE):
+                raise CommandError(f"node {place.host} is of a version whose sessions can't be watched")
+            if answer.status in (200, 503):
+                return "ends" if answer.status == 200 else f"can't be watched now: {_said(answer.body)}"
+            hint = "; a command sends the first of its own EKBO_API_KEYS" if answer.status == 401 else ""
+            raise CommandError(f"node {place.host} refused with {answer.status}: {_said(answer.body)}{hint}")
+    return why
+
+
+def _said(body: bytes) -> str:
+    try:
+        return "; ".join(str(error["error"]) for error in json.loads(body)["errors"])
+    except (ValueError, TypeError, KeyError):
+        return "not the proxy's answer"
+
+
+def _own(what: str, reason: str) -> Report:
+    return {"what": what, "at": reports.moment(), "reason": reason}
