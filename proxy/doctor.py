@@ -69,12 +69,15 @@ async def _live(
     answers = await asyncio.gather(*(node_check.check_door(door, options) for door in doors))
     for finding, _ in answers:
         yield finding
-    for finding in node_check.check_nodes(nodes, options, now()):
+    unknown = skipped("nodes", "nodes", "the database can't be asked which processes run")
+    for finding in node_check.check_nodes(nodes, options, now()) if known else [unknown]:
         yield finding
     own = doors[-1].api()
     alive = [node for node in nodes if (now() - node.heartbeat_at).total_seconds() <= options.node_timeout]
     others = [api for api in dict.fromkeys(node_check.api_of(node) for node in alive) if api != own]
-    said = await asyncio.gather(*(node_check.check_ready(api, options) for api in others))
+    runs = all(running for _, running in answers)
+    places = [*([own] if runs else []), *others]
+    said = await asyncio.gather(*(node_check.check_ready(api, options) for api in places))
     for finding, _ in said:
         yield finding
     connect: Call | None = None
@@ -88,7 +91,7 @@ async def _live(
                     break
     finally:
         await callbacks.shut_down()
-    if not all(running for _, running in answers):
+    if not runs:
         yield skipped(
             "self-test", "self-test", "the proxy doesn't run here", "Start `manage.py runproxy`, and ask again."
         )
@@ -99,7 +102,7 @@ async def _live(
         yield self_test.unknown(connect.key)
     else:
         # Without Redis each node has its own sessions, and nobody else's.
-        reached = [api for api, (_, answered) in zip(others, said, strict=True) if answered]
+        reached = [api for api, (_, answered) in zip(places, said, strict=True) if answered and api != own]
         apis = [own, *reached] if options.clustered else [own]
         for finding in await self_test.run(doors[0], apis, connect.key, query, headers, options):
             yield finding
