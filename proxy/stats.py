@@ -225,9 +225,8 @@ class Stats:
         return {name: found[counter.place] for name, counter in self.counters.items()}
 
     def as_json(self) -> bytes:
-        totals = self.totals()
         names = ("connections", "total_connections", "total_messages", "connect_errors", "message_errors")
-        counts = {name: totals[name] for name in (*names, "closing_connections")}
+        counts = {name: count for name, count in self.totals().items() if name in (*names, "closing_connections")}
         return json.dumps(counts, separators=(",", ":")).encode() + b"\n"
 
     def as_full_json(self) -> bytes:
