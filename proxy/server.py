@@ -149,10 +149,8 @@ class _Server(uvicorn.Server):
         if self._worker and self._worker.waits:  # its predecessor accepts until then
             while not self.should_exit and (await delivery.start()).problems():  # noqa: ASYNC110  # nobody says when
                 await asyncio.sleep(STEP)
-        public, *own = sockets
-        await self._listen(public, self._tls, {})
-        for api in own:
-            await self._listen(api, None, {API: True})
+        for is_api, listener in enumerate(sockets):
+            await self._listen(listener, None if is_api else self._tls, {API: True} if is_api else {})
         take_signal(signal.SIGHUP, reload)
         if not self._worker:
             take_signal(signal.SIGUSR2, _refuse_replacement)
@@ -200,9 +198,11 @@ class _Server(uvicorn.Server):
                 break
             await asyncio.sleep(STEP)
         drain.over()
-        if drain.hurried:
-            self.config.timeout_graceful_shutdown = HURRIED_SHUTDOWN
+        self.config.timeout_graceful_shutdown = HURRIED_SHUTDOWN if drain.hurried else GRACEFUL_SHUTDOWN
         await super().shutdown(sockets)
+        for each in tuple(alive):  # their clients don't read
+            cast(Any, each).transport.abort()
+        await asyncio.sleep(0)  # that is when transports close their sockets
 
     async def _listen(self, listener: socket.socket, tls: ssl.SSLContext | None, mark: dict[str, Any]) -> None:
         protocol = partial(
