@@ -144,6 +144,22 @@ async def test_large_heads(
     assert (await send(server, key)).body == not_found(key)
 
 
+@pytest.mark.parametrize(
+    "before", [b"", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"], ids=["head", "trailers"]
+)
+async def test_a_head_without_end(before: bytes, servers: Servers) -> None:
+    """It is neither kept, nor read until header_timeout or body_timeout; daphne has no limit."""
+    async with Http.open(await servers.get("uvicorn")) as http:
+        await http.write(b"POST /send HTTP/1.1\r\nHost: a\r\n" + before)
+        for number in range(600):
+            await http.write(b"X-%d: %s\r\n" % (number, b"v" * 1000))
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError):
+                answer = await http.reader.read()
+                assert answer.startswith(b"HTTP/1.1 431 ") or before
+                assert b" 200 " not in answer
+
+
 # What clients send after their handshake
 
 LIMIT = {"EKBO_MAX_MESSAGE_SIZE": "1000"}

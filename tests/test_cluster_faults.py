@@ -516,6 +516,25 @@ async def test_sentinel_fail_over(servers: Servers, fresh: Callable[[str], str],
             await node.server.stop()
 
 
+async def test_a_master_that_the_sentinels_have_given_up(servers: Servers, key: str) -> None:
+    """Cut off from them, it doesn't know of the other and serves whom it reaches, who leave it within 10 s."""
+    async with Sentinels.running(replicas=0, count=1) as group, RedisServer.running() as other:
+        env = {"EKBO_REDIS_URL": "", "EKBO_REDIS_SENTINELS": group.addresses, "EKBO_REDIS_MASTER": group.name}
+        server = await servers.start("uvicorn", servers.cluster_env() | env)
+        async with client(server, key) as connection:
+            old, (sentinel,) = group.servers[0], group.sentinels
+            assert await keys_of(old, {key: connection}) == [key]
+            await sentinel.execute("SENTINEL", "REMOVE", group.name)
+            await sentinel.execute("SENTINEL", "MONITOR", group.name, "127.0.0.1", str(other.port), "1")
+
+            async def moved() -> bool:
+                return await keys_of(other, {key: connection}) == [key]
+
+            await eventually(moved, "the node to go to the new master", 10.0)
+            assert await keys_of(old, {key: connection}) == []
+        await server.stop()
+
+
 async def test_no_false_not_found_is_checked_for(servers: Servers, fresh: Callable[[str], str]) -> None:
     """The tests above would notice: an unknown key is "not found" as long as all is well."""
     async with RedisServer.running() as redis, Cluster.running(servers, PAIR, redis) as cluster:
