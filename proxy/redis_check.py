@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from proxy.conf import Options
 from proxy.findings import Finding, failed, ok, skipped, warning
-from proxy.redis_hosts import Host, redis_hosts
+from proxy.redis_hosts import Host, close_pool, redis_hosts
 
 AREA = "redis"
 OLDEST = 6
@@ -45,7 +45,8 @@ async def check_settings(options: Options, processes: int) -> list[Finding]:
 
 async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
     name, arguments = host
-    client: Any = Redis(connection_pool=create_pool(dict(arguments)))
+    pool = create_pool(dict(arguments))
+    client: Any = Redis(connection_pool=pool)
     label = f"Redis {name}"
     try:
         # Connect and each answer have reply_timeout; the Sentinels are asked one after the other.
@@ -57,7 +58,7 @@ async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
         expected, advice = _explained(said)
         return [failed(AREA, label, expected, said, advice)]
     finally:
-        await client.aclose(close_connection_pool=True)
+        await close_pool(pool)
 
 
 def _explained(said: str) -> tuple[str, str]:

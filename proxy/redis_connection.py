@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from proxy.exceptions import ClusterLost, ClusterUnreachable
 from proxy.link import LOST, Link, OnReply
+from proxy.redis_hosts import close_pool
 from proxy.stats import Stats, stats
 
 PROBE_PERIOD = 5.0  # seconds
@@ -140,6 +141,7 @@ class RedisConnection:
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # not for security  # noqa: S311  # nosec B311
         finally:
             self._leave()
+            await close_pool(self._pool)
 
     async def _connect(self) -> None:
         self._lost = asyncio.get_running_loop().create_future()

@@ -1,10 +1,13 @@
 """Where the cluster's Redis is: the options in the form that channels_redis takes, with a name for messages."""
 
+import asyncio
+import contextlib
 from typing import Any
 
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy.options import Options
@@ -45,6 +48,13 @@ def redis_hosts(options: Options) -> list[Host]:
 def _for(url: str, arguments: dict[str, Any]) -> dict[str, Any]:
     unix = url.startswith("unix:")  # has no TCP to keep alive
     return {name: value for name, value in arguments.items() if not (unix and name == "socket_keepalive")}
+
+
+async def close_pool(pool: Any) -> None:
+    """Close the connections of a pool that channels_redis has made, and those to the Sentinels, which are their own."""
+    clients = [pool, *getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())]
+    with contextlib.suppress(RedisError, OSError):
+        await asyncio.gather(*(client.aclose() for client in clients))
 
 
 def channel_prefix(options: Options) -> str:
