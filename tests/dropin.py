@@ -26,6 +26,7 @@ from tests.backend import Answer, Backend, welcome
 from tests.clients import Headers, RawWebSocket, client, receive, request, send
 from tests.redis_servers import eventually
 from tests.servers import ROOT, Server, environment, free_port, spawn
+from tests.test_contract_send import call
 from tests.vectors import Call, Connect, filled, filled_headers
 
 RECORDED = ROOT / "tests/recorded/kuiperbelt.json"
@@ -220,13 +221,8 @@ async def result(server: Server, backend: Backend, row: Asked) -> Result:
     return answer
 
 
-async def _called(server: Server, do: Call, names: Mapping[str, str]) -> Result:
-    headers, body = filled_headers(do.headers, names), do.body
-    if do.chunk and body is not None:
-        headers.append(("Transfer-Encoding", "chunked"))
-        parts = [body[offset : offset + do.chunk] for offset in range(0, len(body), do.chunk)]
-        body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [*parts, b""])
-    response = await request(server, do.method, do.path, headers, body)
+async def _called(server: Server, do: Call, names: dict[str, str]) -> Result:
+    response = await call(server, do, names)
     text = response.body.decode()
     return {
         "status": response.status,

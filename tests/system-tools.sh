@@ -11,7 +11,9 @@ command -v haproxy >/dev/null 2>&1 || packages="$packages haproxy"
 command -v prometheus >/dev/null 2>&1 || packages="$packages prometheus"
 # The examples that verify signatures.
 command -v php >/dev/null 2>&1 || packages="$packages php-cli"
+ls /usr/sbin/php-fpm* >/dev/null 2>&1 || packages="$packages php-fpm"
 command -v ruby >/dev/null 2>&1 || packages="$packages ruby"
+command -v rails >/dev/null 2>&1 || packages="$packages ruby-rails ruby-sqlite3 puma bundler" # for its guide
 command -v node >/dev/null 2>&1 || packages="$packages nodejs"
 command -v perl >/dev/null 2>&1 || packages="$packages perl"
 command -v systemd-analyze >/dev/null 2>&1 || packages="$packages systemd" # for systemd-analyze; it starts nothing

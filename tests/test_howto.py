@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import getpass
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from websockets.exceptions import InvalidStatus
 from tests.clients import receive, request, send
 from tests.redis_servers import eventually
 from tests.servers import ROOT, Server, Servers, free_port
+from tests.test_nginx import START
 from tests.test_readme import ready
 
 KEY = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -31,6 +33,20 @@ LOGIN_PHP = """<?php
 session_start();
 $_SESSION['user'] = 'user.1';
 """
+LOGIN_RB = {
+    "app/models/user.rb": "class User < ActiveRecord::Base\nend\n",
+    "app/controllers/login_controller.rb": """
+class LoginController < ActionController::Base
+  def create
+    session[:user_id] = User.create!.id
+    head :ok
+  end
+end
+""",
+    "config/initializers/users.rb": """
+Rails.application.config.after_initialize { ActiveRecord::Schema.define { create_table(:users) } }
+""",
+}
 SITE_PY = """
 import django
 from django.conf import settings
@@ -131,7 +147,54 @@ async def lives(server: Server, login: str, backend_port: int, callback: str, lo
     assert (forged.status, forged.body) == (403, b"expected the proxy's signature\n")
 
 
-async def test_php(servers: Servers, tmp_path: Path) -> None:
+FPM = next(Path("/usr/sbin").glob("php-fpm*"))
+FPM_CONF = """
+[global]
+daemonize = no
+[www]
+user = {user}
+listen = 127.0.0.1:{fpm}
+pm = static
+pm.max_children = 2
+php_admin_value[session.save_path] = {home}
+{env}
+"""
+FPM_NGINX = """
+server {{
+    listen 127.0.0.1:{port};
+    root {home};
+    location ~ \\.php$ {{
+        include /etc/nginx/fastcgi_params;
+        fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
+        fastcgi_pass 127.0.0.1:{fpm};
+    }}
+}}
+"""
+
+
+@asynccontextmanager
+async def php(way: str, port: int, home: Path, env: Mapping[str, str]) -> AsyncIterator[Path]:
+    """PHP's own server, or FPM behind nginx, whose pool has the variables as the guide says."""
+    if way == "built-in":
+        command = ["php", "-d", f"session.save_path={home}", "-S", f"127.0.0.1:{port}"]
+        async with backend(command, port, home, env) as log:
+            yield log
+        return
+    fpm, front = free_port(), home / "nginx"
+    front.mkdir()
+    (line,) = re.findall(r"`(env\[CALLBACK_KEY\] = .*?)`", (ROOT / "docs/howto-php.md").read_text())
+    lines = "\n".join(line.replace("CALLBACK_KEY", name).replace("…", value) for name, value in env.items())
+    (home / "fpm.conf").write_text(FPM_CONF.format(user=getpass.getuser(), fpm=fpm, home=home, env=lines))
+    (front / "nginx.conf").write_text(START + FPM_NGINX.format(port=port, home=home, fpm=fpm) + "}\n")
+    async with (
+        backend([str(FPM), "--allow-to-run-as-root", "--fpm-config", "fpm.conf"], fpm, home, {}),
+        backend(["nginx", "-p", ".", "-c", "nginx.conf", "-e", "stderr"], port, front, {}) as log,
+    ):
+        yield log  # error_log() writes into nginx's
+
+
+@pytest.mark.parametrize("way", ["built-in", "fpm"])
+async def test_php(way: str, servers: Servers, tmp_path: Path) -> None:
     (callbacks, push), options = guide("php")
     (tmp_path / "callbacks.php").write_text(callbacks)
     (tmp_path / "push.php").write_text(push)
@@ -140,8 +203,7 @@ async def test_php(servers: Servers, tmp_path: Path) -> None:
     port = free_port()
     server = await started(servers, options, port)
     env = {"CALLBACK_KEY": KEY, "PROXY_URL": f"http://127.0.0.1:{server.port}"}
-    command = ["php", "-d", f"session.save_path={tmp_path}", "-S", f"127.0.0.1:{port}"]
-    async with backend(command, port, tmp_path, env) as log:
+    async with php(way, port, tmp_path, env) as log:
         await lives(server, "login.php", port, "/callbacks.php?callback=receive", log)
         assert "Warning" not in said(log)
     await server.stop()
@@ -164,10 +226,30 @@ async def test_django_sessions(servers: Servers, tmp_path: Path) -> None:
     await server.stop()
 
 
-def test_rails_is_ruby() -> None:
-    """Rails itself isn't here: its guide's code is read by Ruby."""
-    code, _ = guide("rails")
-    assert len(code) == 3
-    for one in code:
-        ran = subprocess.run(["ruby", "-wc"], input=one, capture_output=True, text=True, timeout=30, check=False)
-        assert (ran.returncode, ran.stderr) == (0, ""), one
+async def test_rails(servers: Servers, tmp_path: Path) -> None:
+    """In a new application of this machine's Rails, under Puma."""
+    (controller, routes, push), options = guide("rails")
+    made = ["rails", "new", "shop", "--minimal", "--skip-bundle", "--skip-git", "--skip-test"]
+    await asyncio.to_thread(subprocess.run, made, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    home = tmp_path / "shop"
+    files = {
+        "Gemfile": 'gem "rails"\ngem "sqlite3"\ngem "puma"\n',
+        "config/boot.rb": 'require "bundler/setup"\n',
+        "config/routes.rb": f'Rails.application.routes.draw do\nget "login", to: "login#create"\n{routes}end\n',
+        "config/initializers/verify.rb": (ROOT / "examples/verify/verify.rb").read_text(),
+        "app/controllers/kuiperbelt_controller.rb": controller,
+        "app/models/push.rb": push,
+        **LOGIN_RB,
+    }
+    for name, text in files.items():
+        (home / name).write_text(text)
+    settings = home / "config/environments/development.rb"
+    settings.write_text(re.sub(r"^.*EventedFileUpdateChecker.*\n", "", settings.read_text(), flags=re.MULTILINE))
+    port = free_port()
+    server = await started(servers, options, port)
+    env = {"CALLBACK_KEY": KEY, "PROXY_URL": f"http://127.0.0.1:{server.port}", "BUNDLE_FROZEN": "false"}
+    command = ["bin/rails", "server", "--binding", "127.0.0.1", "--port", str(port)]
+    async with backend(command, port, home, env) as log:
+        await lives(server, "login", port, "/kuiperbelt/receive", log)
+        assert "Error" not in said(log)
+    await server.stop()
