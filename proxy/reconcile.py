@@ -9,17 +9,14 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from django.db import close_old_connections
-from django.db.models.functions import Left
 from django.http import HttpResponse, StreamingHttpResponse
 
-from proxy import conf, delivery, protocol, registry, watch_stream
+from proxy import conf, delivery, live_sessions, protocol, registry, watch_stream
 from proxy.access import admit
 from proxy.database import DATABASE_ERRORS
 from proxy.exceptions import (
@@ -31,7 +28,8 @@ from proxy.exceptions import (
     Unavailable,
 )
 from proxy.handlers import ProxyRequest
-from proxy.models import Node, Session
+from proxy.live_sessions import Absent, Entry
+from proxy.models import Session
 from proxy.tokens import Grant
 
 MAX_KEYS = 10_000
@@ -40,10 +38,8 @@ MAX_BODY_SIZE = 4 << 20  # bytes: room for as many keys of any length
 PAGE_SIZE = 1000
 MAX_PAGE_SIZE = 10_000
 QUERY_LIMIT = 5.0  # seconds
-AT_ONCE = 1000  # keys in one query
 MAX_WAITING = 100  # questions; over that the answer is 503 at once
 
-Entry = dict[str, str | None]
 T = TypeVar("T")
 
 _waiting = 0
@@ -56,10 +52,8 @@ async def sessions(request: ProxyRequest) -> HttpResponse:
         keys = await _keys(request)
         if grant:
             grant.check("list", keys)
-        alive = await _ask(lambda: _find(keys))
-        # A session that the registry doesn't know yet must not be called gone.
-        gone = await _missing([key for key in dict.fromkeys(keys) if key not in alive])
-        return await _answer(lambda: _judgement(keys, alive, gone))
+        alive, gone = await _judgement(keys)
+        return await _answer(lambda: {"alive": alive, "gone": gone})
     if request.method != "GET":
         raise MethodNotAllowed("GET or POST")
     # Not request.GET, which raises for a query of very many parameters.
@@ -68,7 +62,10 @@ async def sessions(request: ProxyRequest) -> HttpResponse:
     if grant:
         grant.check("list")
     prefix = grant.prefix if grant else ""
-    return await _answer(lambda: _page(after, size, prefix))
+    rows = await _ask(lambda: live_sessions.after(after, size + 1, prefix))
+    absent = await _absent([], rows[:size])
+    cursor = _cursor_after(rows[size - 1]) if len(rows) > size else None
+    return await _answer(lambda: {"sessions": live_sessions.entries(rows[:size], absent), "cursor": cursor})
 
 
 async def session(request: ProxyRequest) -> HttpResponse | StreamingHttpResponse:
@@ -85,11 +82,11 @@ async def session(request: ProxyRequest) -> HttpResponse | StreamingHttpResponse
     _check_keys([key])
     if grant:
         grant.check("list", [key])
-    alive = await _ask(lambda: _find([key]))
-    if key not in alive and await _missing([key]):
+    alive, gone = await _judgement([key])
+    if gone:
         body = protocol.failures_body([protocol.Failure(key, SessionNotFound.text)], "NG")
         return HttpResponse(body, status=404, content_type=protocol.JSON)
-    return await _answer(lambda: {"sessions": alive.get(key) or [_unregistered(key)]})
+    return await _answer(lambda: {"sessions": alive})
 
 
 async def _admit(request: ProxyRequest) -> Grant | None:
@@ -140,11 +137,28 @@ def _size(text: str) -> int:
     raise BadRequest(f"limit: expected a whole number from 1 to {MAX_PAGE_SIZE}, found {text[:20]!r}")
 
 
-async def _missing(keys: Sequence[str]) -> set[str]:
+def _cursor_after(row: Session) -> str:
+    return base64.urlsafe_b64encode(row.connection.bytes).decode().rstrip("=")
+
+
+async def _judgement(keys: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    rows = await _ask(lambda: live_sessions.by_keys(keys))
+    absent = await _absent(keys, rows)
+    return await _ask(lambda: live_sessions.judgement(keys, rows, absent))
+
+
+async def _absent(keys: Sequence[str], rows: Sequence[Session]) -> Absent:
+    """Who of these, and of those in the rows, isn't there, whatever the registry says. Raises Unavailable."""
+    known = {row.key for row in rows}
     try:
-        return await delivery.missing(keys) if keys else set()
+        missing = await delivery.missing(list(known.union(keys)))
     except DeliveryError:
-        raise Unavailable(ClusterUnreachable.text) from None
+        try:  # where the registry knows somebody it is believed
+            missing = await delivery.missing(list(set(keys) - known))
+        except DeliveryError:
+            raise Unavailable(ClusterUnreachable.text) from None
+    found = registry.running()
+    return Absent(missing, found and found.node, conf.options().clustered)
 
 
 async def _answer(make: Callable[[], dict[str, Any]]) -> HttpResponse:
@@ -186,64 +200,3 @@ def _answered(asked: "asyncio.Future[Any]") -> None:
     global _waiting
     _waiting -= 1
     asked.cancelled() or asked.exception()  # it is no mistake if nobody waits for it any more
-
-
-# In the thread
-
-
-def _entries(rows: Iterable[Session]) -> list[Entry]:
-    found = list(rows)
-    names = dict(Node.objects.filter(id__in={row.node_id for row in found}).values_list("id", "name"))
-    return [
-        {
-            "session": row.key,
-            "connection": str(row.connection),
-            "node": names.get(row.node_id),
-            "endpoint": row.endpoint,
-            "since": _utc(row.connected_at),
-        }
-        for row in found
-    ]
-
-
-def _unregistered(key: str) -> Entry:
-    """A session that is there, but not in the registry yet."""
-    return {"session": key, "connection": None, "node": None, "endpoint": None, "since": None}
-
-
-def _utc(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _live() -> Any:
-    return Session.objects.filter(ended_at=None).only("key", "connection", "node_id", "endpoint", "connected_at")
-
-
-def _find(keys: Sequence[str]) -> dict[str, list[Entry]]:
-    """The live connections of each key that has any."""
-    found: dict[str, list[Entry]] = {}
-    left = iter(dict.fromkeys(keys))
-    while some := list(islice(left, AT_ONCE)):
-        for entry in _entries(_live().filter(key__in=some)):
-            found.setdefault(str(entry["session"]), []).append(entry)
-    return found
-
-
-def _judgement(keys: Sequence[str], alive: dict[str, list[Entry]], gone: set[str]) -> dict[str, Any]:
-    distinct = dict.fromkeys(keys)
-    entries = [entry for key in distinct if key not in gone for entry in alive.get(key) or [_unregistered(key)]]
-    return {"alive": entries, "gone": [key for key in distinct if key in gone]}
-
-
-def _page(after: uuid.UUID, size: int, prefix: str) -> dict[str, Any]:
-    """Ordered by connection: whoever is connected all the time is on exactly one page."""
-    rows = _live().filter(connection__gt=after)
-    if prefix:  # not key__startswith, which on SQLite doesn't tell capital letters from small ones
-        rows = rows.annotate(start=Left("key", len(prefix))).filter(start=prefix)
-    entries = _entries(rows.order_by("connection")[: size + 1])
-    more = len(entries) > size
-    cursor = None
-    if more:
-        entries.pop()
-        cursor = base64.urlsafe_b64encode(uuid.UUID(entries[-1]["connection"]).bytes).decode().rstrip("=")
-    return {"sessions": entries, "cursor": cursor}

@@ -48,14 +48,19 @@ class Registry:
         self._process = Process(
             self._database, options, endpoint, self._on_begin, self._on_events, self._on_dead, self._on_forgotten
         )
-        self.journal = Journal(self._database, self._id, self._process.on_gone, self._on_room)
-        self.teller = Teller(self._database, self.journal, options, self._id, self._process.make_sure)
+        self.journal = Journal(self._database, lambda: self.node, self._process.on_gone, self._on_room)
+        self.teller = Teller(self._database, self.journal, options, lambda: self.node, self._process.make_sure)
         self._tasks = [asyncio.create_task(self._process.run()), asyncio.create_task(self.teller.run())]
 
     @property
     def problem(self) -> str:
         """Why the database isn't written now, or nothing."""
         return self._database.problem
+
+    @property
+    def node(self) -> UUID | None:
+        """This process as the database knows it, once it does."""
+        return self._process.id
 
     async def begin(self) -> None:
         """Wait until the database knows this process, but not for long."""
@@ -73,7 +78,7 @@ class Registry:
         with contextlib.suppress(TimeoutError, NodeGone, *DATABASE_ERRORS):
             async with asyncio.timeout(STOP_LIMIT - CLOSE_LIMIT):
                 await self.journal.drain()
-                if node := self._id():
+                if node := self.node:
                     await self._database.run(lambda: store.leave(node, self._tell))
         databases = [each for each in (self._database, self._questions) if each]
         left = max(CLOSE_LIMIT, deadline - monotonic())
@@ -102,9 +107,6 @@ class Registry:
         session = entry.session
         event = Event(session.connection, session.key, session.endpoint, code, reason, 0, due)
         await self.teller.tell_fresh(entry, event)
-
-    def _id(self) -> UUID | None:
-        return self._process.id
 
     def _on_begin(self) -> None:
         self._begun.set()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
 
+from tests.backend import Backend
 from tests.clients import Headers, Response, client, close, request
 from tests.conftest import kind as kind
 from tests.operators import Registry, registered
@@ -19,6 +21,8 @@ from tests.vectors_api import SESSION, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 KEY = "first-key-0123456"
+
+Fresh = Callable[[str], str]
 
 
 async def ask(server: Server, *keys: str) -> Response:
@@ -186,6 +190,34 @@ async def test_a_database_that_is_not_there(servers: Servers) -> None:
     )
     assert "hunter2" not in server.output()
     await server.stop()
+
+
+async def test_ends_that_are_not_written_yet(kind: str, servers: Servers, backend: Backend, fresh: Fresh) -> None:
+    """While the database can be read but not written, who has gone has gone: for the answer, not for the row."""
+    server = await servers.start(kind)
+    file = server.env["EKBO_DATABASE_URL"].removeprefix("sqlite:///")
+    left, closed, stays = keys = fresh("left"), fresh("closed"), fresh("stays")
+    try:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            async with client(server, left) as leaving, client(server, closed), client(server, stays):
+                await registered(server, *keys)
+                # As if they had been there for a while.
+                other.execute("UPDATE proxy_session SET connected_at = '2026-01-01 00:00:00'")
+                other.execute("BEGIN IMMEDIATE")
+                await leaving.close()
+                await backend.wait("/close", left, timeout=10)
+                assert (await close(server, closed)).status == 200
+                answer = (await ask(server, *keys)).json()
+                assert [entry["session"] for entry in answer["alive"]] == [stays]
+                assert answer["gone"] == [left, closed]
+                for key, status in zip(keys, (404, 404, 200), strict=True):
+                    assert (await request(server.api, "GET", f"/sessions/{key}")).status == status
+                page = (await request(server.api, "GET", "/sessions")).json()
+                assert [entry["session"] for entry in page["sessions"]] == [stays]
+                assert other.execute("SELECT count(*) FROM proxy_session WHERE ended_at IS NULL").fetchone() == (3,)
+                other.execute("ROLLBACK")
+    finally:
+        await server.stop()
 
 
 async def test_a_session_that_the_registry_does_not_know(servers: Servers, key: str) -> None:
