@@ -158,7 +158,7 @@ async def _absent(keys: Sequence[str], rows: Sequence[Session]) -> Absent:
         except DeliveryError:
             raise Unavailable(ClusterUnreachable.text) from None
     found = registry.running()
-    return Absent(missing, found and found.node, conf.options().clustered)
+    return Absent(missing, found.node if found else None, conf.options().clustered)
 
 
 async def _answer(make: Callable[[], dict[str, Any]]) -> HttpResponse:
