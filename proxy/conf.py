@@ -141,8 +141,8 @@ def _conflicts(chosen: Mapping[str, Any], already: set[str]) -> list[Problem]:
     paths = {
         spec.metadata["key"]: getattr(Options(**chosen), spec.name) for spec in fields(Options) if "_path" in spec.name
     }
-    if len(set(paths.values())) < len(paths):
-        found.append(Problem(", ".join(paths), "different paths", ", ".join(paths.values())))
+    if twice := {key: path for key, path in paths.items() if list(paths.values()).count(path) > 1}:
+        found.append(Problem(", ".join(twice), "different paths", ", ".join(twice.values())))
     return found
 
 

@@ -21,6 +21,7 @@ SLOW = 0.5  # seconds that a job may take until nobody waits for the database an
 
 NOT_REACHED = "not reached yet"
 NEWLINE = "\n"
+SEE_LOG = ", see the log"  # in which it isn't said
 
 DATABASE_ERRORS = (DatabaseError, InterfaceError, OSError)
 
@@ -84,7 +85,7 @@ class Database:
 
     def _fail(self, problem: str, details: str = "") -> None:
         if problem != self.problem:
-            logger.warning("%s%s", problem, details)
+            logger.warning("%s%s", problem.removesuffix(SEE_LOG), details)
         self.problem = problem
         self._on_problem()
 
@@ -118,7 +119,7 @@ def _summary(error: Exception) -> str:
     said = str(error)
     if any(words in said for words in ("no such table", "no such column", "relation", "column")):
         return "not migrated, run `manage.py migrate`"
-    return "locked" if "locked" in said else f"fails with {type(error).__name__}, see the log"
+    return "locked" if "locked" in said else f"fails with {type(error).__name__}{SEE_LOG}"
 
 
 def migrate_embedded() -> None:

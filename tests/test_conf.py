@@ -109,7 +109,7 @@ def test_all_errors_in_one_report(tmp_path: Path) -> None:
         "EKBO_SEND_TIMEOUT: expected a duration like 0, 500ms, 10s or 1m30s, found 'soon'",
         "expected the environment variable NOWHERE (must_env), found nothing",
         "callback.connect (EKBO_CONNECT_CALLBACK_URL): expected the backend's auth URL, found nothing",
-        "different paths",
+        "path.send, path.close: expected different paths, found /x, /x",
     ):
         assert expected in report
     assert "10 problem(s)" in report

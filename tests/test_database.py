@@ -24,7 +24,7 @@ async def test_jobs_are_done_in_order_on_one_thread() -> None:
     assert not {thread for thread in threads if thread.is_alive()}  # else the process may crash as it ends
 
 
-async def test_what_fails_is_said_without_names_of_hosts() -> None:
+async def test_what_fails_is_said_without_names_of_hosts(caplog: pytest.LogCaptureFixture) -> None:
     told: list[None] = []
     each = Database(lambda: told.append(None))
 
@@ -41,6 +41,7 @@ async def test_what_fails_is_said_without_names_of_hosts() -> None:
             await each.run(lambda text=text: fail(text))  # type: ignore[misc]
         assert each.problem == problem
     assert len(told) == 4
+    assert caplog.messages[-1] == "fails with OperationalError: connection to db.example failed"
     await each.run(lambda: None)
     assert each.problem == ""
     await each.stop()
