@@ -14,7 +14,14 @@ from weakref import WeakSet
 from proxy import delivery, reports
 from proxy.drain import drain
 from proxy.events import watch_event
-from proxy.exceptions import DeliveryError, SessionClosed, SessionNotFound, Unavailable
+from proxy.exceptions import (
+    ClusterLost,
+    ClusterUnreachable,
+    DeliveryError,
+    SessionClosed,
+    SessionNotFound,
+    Unavailable,
+)
 from proxy.reports import Report
 from proxy.taps import LEASE, MAX_BATCH, REPORTS
 
@@ -107,8 +114,10 @@ class Watcher:
                 await outcome
         except (SessionNotFound, SessionClosed):
             return reports.ABSENT
-        except DeliveryError as error:
-            return error.text
+        except (ClusterLost, ClusterUnreachable):
+            return "the cluster's Redis can't be reached"
+        except DeliveryError:
+            return "no answer from the node that has the session: it hangs, or its version knows no watches"
         return ""
 
     def _judge(self, state: str) -> list[Report]:
@@ -119,7 +128,7 @@ class Watcher:
         if state == reports.ABSENT:
             return [_own(reports.ABSENT)]
         if state:
-            return [_own(reports.LOST, reason=state.removeprefix("kuiperbelt: "))]
+            return [_own(reports.LOST, reason=state)]
         return [_own(reports.REGAINED)] if before != reports.ABSENT else []
 
     def _read(self, message: Any) -> list[Report]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,8 +15,9 @@ from redis.asyncio import Redis
 from proxy import envelope
 from proxy.events import watch_event
 from proxy.taps import REPORTS
+from proxy.watching import MAX_WATCHERS
 from tests.clients import client, ending, receive, request, send
-from tests.servers import Server, Servers
+from tests.servers import ALONE, Server, Servers
 from tests.test_watch_stream import CONTENTS, WITH_CONTENTS
 from tests.vectors_api import OK
 from tests.watchers import Watch, bare
@@ -83,6 +85,21 @@ async def test_a_node_that_ends_says_so(servers: Servers, key: str) -> None:
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("kind", ALONE)
+async def test_watchers_that_hang_up(servers: Servers, kind: str, key: str) -> None:
+    """They don't count any more; as many as may be are served at once, and one more isn't."""
+    server = await servers.get(kind, CONTENTS)
+    for _ in range(MAX_WATCHERS + 5):
+        async with Watch.open(server, key) as watch:
+            await watch.next("absent")
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(MAX_WATCHERS):
+            await stack.enter_async_context(Watch.open(server, key))
+        refused = await request(server, "GET", f"/sessions/{key}?watch")
+        assert refused.status == 503
+        assert "at most 20 watchers at once" in refused.json()["errors"][0]["error"]
+
+
 class Bus:
     """The Redis of a cluster, as anybody sees it who can reach it."""
 
@@ -139,6 +156,21 @@ async def test_a_watcher_that_dies_leaves_nothing_behind(server: Server, bus: Bu
         assert (await send(server, key, b"unseen")).body == OK
         assert await listening == []
         assert [await receive(connection) for _ in range(2)] == ["seen", "unseen"]
+
+
+async def test_a_node_that_knows_no_watches(server: Server, bus: Bus, key: str) -> None:
+    """An older one drops the request. The watcher says so, and asks on, until the key is at a newer one."""
+    listener = bus.redis.pubsub()
+    await listener.subscribe(f"{bus.prefix}__group__session.{key}")
+    async with Watch.open(server, key) as watch:
+        lost = await watch.next("lost")
+        assert (
+            lost["reason"] == "no answer from the node that has the session: it hangs, or its version knows no watches"
+        )
+        await listener.aclose()  # type: ignore[no-untyped-call]
+        await watch.next("absent")
+        async with client(server, key):
+            await watch.next("session")
 
 
 async def test_watches_that_cannot_be(server: Server, bus: Bus, fresh: Callable[[str], str]) -> None:
