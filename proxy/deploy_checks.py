@@ -116,6 +116,9 @@ def _secrets(options: Options) -> Unsafe:
     if options.registry_query:
         hint = "Queries often hold tokens, which are then in the database and its copies. Set it while you need it."
         yield _unsafe(21, "registry_query (EKBO_REGISTRY_QUERY)", "false", "true", hint)
+    if options.watch_contents:
+        hint = "Who may watch reads what clients and backends say to each other. Set it while you need it."
+        yield _unsafe(26, "watch_contents (EKBO_WATCH_CONTENTS)", "false", "true", hint)
     for option, name in _secret_files(options):
         if name and os.path.exists(name) and stat.S_IMODE(Path(name).stat().st_mode) & stat.S_IRWXO:
             yield _unsafe(22, option, "a file that not all can read", f"{name}, open to all", f"chmod 600 {name}")

@@ -85,6 +85,7 @@ async def test_nobody_runs_with_the_documented_keys() -> None:
         ({"EKBO_ADMIN_ORIGINS": "https://a.example http://b.example"}, 19, "expected https, found http://b.example"),
         ({"EKBO_API_KEYS": secrets.token_hex(32) + ",abababababababababab"}, 20, "one of few different characters"),
         ({"EKBO_REGISTRY_QUERY": "true"}, 21, "registry_query (EKBO_REGISTRY_QUERY): expected false"),
+        ({"EKBO_WATCH_CONTENTS": "true"}, 26, "watch_contents (EKBO_WATCH_CONTENTS): expected false"),
         ({"EKBO_CALLBACK_TIMEOUT": "0"}, 23, "callback.timeout (EKBO_CALLBACK_TIMEOUT): expected a limit"),
         ({"EKBO_CALLBACK_SIGNING_KEYS": ""}, 25, "callback.signing_keys (EKBO_CALLBACK_SIGNING_KEYS): expected a key"),
         ({"EKBO_REDIS_URL": "rediss://:x@r.example?ssl_cert_reqs=none"}, 24, "found any for r.example"),

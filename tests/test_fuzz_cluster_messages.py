@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from proxy import envelope
 from proxy.envelope import BadEnvelope
-from proxy.events import claim_event
+from proxy.events import claim_event, watch_event
 from tests.clients import TEXT, RawWebSocket, close, request, send
 from tests.fuzzing import World, examples
 from tests.redis_servers import RedisServer
@@ -56,8 +56,11 @@ class Nodes(World):
         await asyncio.gather(recording, return_exceptions=True)
         await listener.aclose()  # type: ignore[no-untyped-call]
         # What isn't said without a fault, or by others than Channels.
-        claim = envelope.pack_event(claim_event("x", 1.0, fresh=False))
-        self.recorded.append({"v": envelope.VERSION, "kind": envelope.ANNOUNCE, "inbox": self.inbox, "event": claim})
+        watch = watch_event(f"watch.{self.inbox[-32:].decode()}!7", contents=True, lease=1.0)
+        for event in map(envelope.pack_event, (claim_event("x", 1.0, fresh=False), watch)):
+            self.recorded.append(
+                {"v": envelope.VERSION, "kind": envelope.ANNOUNCE, "inbox": self.inbox, "event": event}
+            )
         named = {"channel": f"specific.{self.inbox[-32:].decode()}!7", "message": {"type": "x"}}
         self.recorded.append({"v": envelope.VERSION, "kind": envelope.CHANNEL, **named})
         self.recorded.append({"v": envelope.VERSION, "kind": envelope.GROUP, "inbox": b"", "message": {"type": "x"}})
