@@ -3,10 +3,16 @@
 from django.contrib import admin
 from django.urls import path
 
-from proxy import dashboard
+from proxy import console_page, dashboard, watch_page
+
+_staff = admin.site.admin_view
 
 urlpatterns = [
-    path("admin/proxy/dashboard/", admin.site.admin_view(dashboard.page), name="dashboard"),
-    path("admin/proxy/dashboard/data/", admin.site.admin_view(dashboard.data), name="dashboard-data"),
+    path("admin/proxy/dashboard/", _staff(dashboard.page), name="dashboard"),
+    path("admin/proxy/dashboard/data/", _staff(dashboard.data), name="dashboard-data"),
+    path("admin/proxy/watch/", _staff(watch_page.page), name="watch"),
+    path("admin/proxy/watch/stream/", _staff(watch_page.stream), name="watch-stream"),
+    path("admin/proxy/console/", _staff(console_page.page), name="console"),
+    path("admin/proxy/console/stream/", _staff(console_page.stream), name="console-stream"),
     path("admin/", admin.site.urls),
 ]

@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.timesince import timesince
 
-from proxy import conf, store
+from proxy import conf, store, watch_page
 from proxy.filters import AgeFilter, EventStateFilter, NodeFilter, NodeStateFilter, TransportFilter
 from proxy.models import CloseEvent, Node, Session
 from proxy.staff_actions import LIMIT, ActForm, CloseForm, SendForm, carry_out, describe, log_entries
@@ -96,6 +96,13 @@ class SessionAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         # Not a join: a node's row may be gone.
         return super().get_queryset(request).filter(ended_at=None).prefetch_related("node")
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        session = self.get_object(request, object_id)
+        links = [(watch_page.url(session.key), "Watch")] if session else []
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "links": links})
 
     @admin.display(description="node")
     def on_node(self, session: Session) -> str:

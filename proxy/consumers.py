@@ -52,6 +52,7 @@ class SessionConsumer(AsyncConsumer):
         self.scope, self.options = scope, options()
         self.connection = new_connection()
         stats.total_connections += 1
+        tapped.by_ticket(self)
         await receive()  # websocket.connect
         with Place() as place, tracing.connection(self.connection, scope["headers"]):
             try:
@@ -67,8 +68,7 @@ class SessionConsumer(AsyncConsumer):
             self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
             self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
             stats.connections += 1
-            if self.tap:
-                tapped.begin(self)
+            tapped.begin(self)
             try:
                 await self.entry.opened()
                 # A client that has gone must not push a newer connection of its key out.

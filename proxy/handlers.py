@@ -78,18 +78,27 @@ class ProxyRequest(ASGIRequest):
         return bytes(body)
 
 
-def _whole(body: bytes) -> Receive:
-    """A `receive` of a body that is here already, and of nothing after it.
+def _for_django(body: bytes, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """A `receive` of a body that is here already, and a `send`.
 
-    Not of the client's hanging up: Django would cancel the middleware, and asgiref then leaves a future behind whose
-    exception nobody retrieves (asgiref 3.13.0, SyncToAsync.__call__). Views that are in a thread go on anyway.
+    That the client has hung up is heard once the answer has begun, which ends a stream. Not before: Django would cancel
+    the middleware, and asgiref then leaves a future behind whose exception nobody retrieves (asgiref 3.13.0,
+    SyncToAsync.__call__). Views that are in a thread go on anyway.
     """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
+    begun = asyncio.Event()
 
     async def receive_next() -> Mapping[str, Any]:
-        return messages.pop() if messages else await asyncio.get_running_loop().create_future()
+        if messages:
+            return messages.pop()
+        await begun.wait()
+        return await receive()
 
-    return receive_next
+    async def send_on(message: Mapping[str, Any]) -> None:
+        await send(message)
+        begun.set()
+
+    return receive_next, send_on
 
 
 async def _not_found(request: ProxyRequest) -> HttpResponse:
@@ -162,7 +171,7 @@ class ProxyHandler:
             stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         if response is None:
-            await self._fallback(scope, _whole(body), send)
+            await self._fallback(scope, *_for_django(body, receive, send))
             return
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         if isinstance(response, StreamingHttpResponse):

@@ -36,7 +36,7 @@ class PagesMiddleware:
             response = self._get_response(request)
         except DatabaseError as error:
             response = self.process_exception(request, error)
-        response["Content-Security-Policy"] = POLICY
+        response.setdefault("Content-Security-Policy", POLICY)
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> Any:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
-from proxy import logs, reports, taps
+from proxy import logs, reports, taps, tickets
 from proxy.callbacks import Session
 from proxy.conf import Options
 from proxy.events import Event
@@ -34,8 +34,7 @@ class Tapped(Protocol):
 def attach(consumer: Tapped, channel: str, contents: bool, lease: float = LEASE) -> None:
     """Tell the channel of a watcher what goes on from now on, or for longer; no lease: not any more.
 
-    May be called before there is a session: then `begin` follows when there is one. Contents are told only if they
-    may be (EKBO_WATCH_CONTENTS).
+    May be called before there is a session: then `begin` follows when there is one.
     """
     if consumer.tap is None:
         if lease <= 0:
@@ -44,19 +43,32 @@ def attach(consumer: Tapped, channel: str, contents: bool, lease: float = LEASE)
             taps.refuse(channel, consumer.connection, f"{MAX_TAPS} others are watched in its process")
             return
         consumer.tap = Tap(consumer.connection, partial(_take_off, consumer))
-    consumer.tap.renew(channel, contents and consumer.options.watch_contents, lease)
+    consumer.tap.renew(channel, contents, lease)
+
+
+def by_ticket(consumer: Tapped) -> None:
+    """A handshake that brings a ticket of the admin's console: the page is told all that comes of it.
+
+    Contents too, whatever the option says: it is the page's own connection. Others pay for a look at their headers.
+    """
+    if not tickets.is_brought(consumer.scope["headers"]):
+        return
+    consumer.scope["headers"], ticket = tickets.take(consumer.scope["headers"])
+    if ticket:
+        attach(consumer, ticket.channel, True, tickets.LIFE)
 
 
 def watch(consumer: Tapped, event: Event) -> None:
-    """A watch event came for the session."""
-    attach(consumer, event["channel"], event["contents"], event["lease"])
-    if consumer.tap and not consumer.tap.facts:
-        begin(consumer)
+    """A watch event came for the session. Contents are told only if they may be (EKBO_WATCH_CONTENTS)."""
+    contents = event["contents"] and consumer.options.watch_contents
+    attach(consumer, event["channel"], contents, event["lease"])
+    begin(consumer)
 
 
 def begin(consumer: Tapped) -> None:
-    """The connection has a tap, and a key by now."""
-    assert consumer.tap
+    """The connection has a key by now: what it is, its watchers are told once, and what it sends from here on."""
+    if not consumer.tap or consumer.tap.facts:
+        return
     consumer.outbound = TappedOutbound(consumer.outbound, consumer.tap)
     milliseconds = UUID(consumer.connection).int >> 80  # RFC 9562 section 5.7
     since = datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -19,8 +19,9 @@ FLAGS = [
     "--disable-sync",
 ]
 
-EXPECTED = ("net::ERR_", "WebSocket connection to", "status of 401", "status of 403")
-"""Refused connections and logins are console errors too, and are what some tests are about."""
+EXPECTED = ("net::ERR_", "WebSocket connection to", "status of 401", "status of 403", "EventSource's response")
+"""Refused connections and logins, and a login in the place of a stream, are console errors too, and are what some tests
+are about."""
 
 
 def find_chromium() -> str:

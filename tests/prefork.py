@@ -24,18 +24,22 @@ WORKERS = 2
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The WSGI application: everybody is welcome under the key they ask for."""
+    """The WSGI application: everybody is welcome under the key they ask for, but strangers aren't."""
     began = time.monotonic()
     path = environ["PATH_INFO"]
     key = environ.get("HTTP_X_KUIPERBELT_SESSION") or parse_qs(environ["QUERY_STRING"]).get("key", ["?"])[0]
-    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    said = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     time.sleep(json.loads(os.environ["PREFORK"]).get(path, 0))
     event = environ.get("HTTP_X_KUIPERBELT_EVENT_ID", "")
     line = json.dumps({"path": path, "key": key, "event": event, "began": began, "ended": time.monotonic()})
     with open(os.environ["PREFORK_RECORD"], "a") as record:
         record.write(f"{line}\n")
-    start_response("200 OK", [("X-Kuiperbelt-Session", key), ("Content-Length", "0")])
-    return [b""]
+    if path == "/connect" and key.startswith("stranger"):
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"nobody knows you"]
+    body = b"heard %d bytes" % len(said) if path == "/receive" else b""
+    start_response("200 OK", [("X-Kuiperbelt-Session", key), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The lean handler: what it serves itself, how it reads bodies, what it never lets out."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from django.test import override_settings
 
 from proxy import conf, delivery
+from proxy.handlers import ProxyHandler
 from tests.asgi import ask
 
 KEY = (b"x-kuiperbelt-session", b"bob")
@@ -27,6 +29,29 @@ async def test_a_body_of_any_size_is_not_kept_for_django() -> None:
             assert answer
             assert answer.status == status
     assert await ask("POST", "/admin/", body=[b"half"], hang_up=True) is None
+
+
+async def test_django_hears_of_a_hang_up_once_its_answer_has_begun() -> None:
+    """Which ends a stream; before, its middleware mustn't be cancelled."""
+    parts = [{"type": "http.request", "body": b"x", "more_body": False}, {"type": "http.disconnect"}]
+    heard: list[str] = []
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        heard.append(message["type"])
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"x"
+        listening = asyncio.create_task(receive())
+        await asyncio.sleep(0.01)
+        assert not listening.done()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        heard.append((await listening)["type"])
+
+    await ProxyHandler(django)({"type": "http", "method": "GET", "path": "/admin/", "headers": []}, receive, send)
+    assert heard == ["http.response.start", "http.disconnect"]
 
 
 async def test_half_a_body_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

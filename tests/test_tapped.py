@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
-from django.test import override_settings
 
-from proxy import conf, delivery, handshake, tapped, taps
+from proxy import delivery, tapped, taps
 from proxy.consumers import SessionConsumer
 from proxy.events import watch_event
 from proxy.exceptions import SessionNotFound
 from proxy.outbound import Outbound
 from proxy.protocol import Frame
 from proxy.tapped import TappedOutbound
+from proxy.tickets import COOKIE, Ticket, sign
 from tests.backend import Answer, Backend, welcome
 from tests.test_consumers import accept
 from tests.test_consumers import options as options
@@ -80,28 +79,23 @@ async def test_a_lease_that_ends(backend: Backend, key: str) -> None:
     await socket.disconnect()
 
 
-async def watched_handshake(
-    monkeypatch: pytest.MonkeyPatch, key: str, channel: str
-) -> tuple[SessionConsumer, WebsocketCommunicator]:
-    """A consumer that is given the watcher's channel before the backend is asked."""
+def watched_handshake(key: str, channel: str) -> tuple[SessionConsumer, WebsocketCommunicator]:
+    """A client that brings a ticket of the admin's console with it."""
     consumer = SessionConsumer()
-    original = handshake.authenticate
-
-    async def authenticate(*args: Any) -> Any:
-        tapped.attach(consumer, channel, contents=True)
-        return await original(*args)
-
-    monkeypatch.setattr(handshake, "authenticate", authenticate)
-    return consumer, connected(consumer, key)
+    cookie = f"a=b; {COOKIE}={sign(Ticket(channel, 'localhost:9180'))}"
+    headers = [(b"cookie", cookie.encode()), (b"origin", b"http://localhost:9180")]
+    return consumer, WebsocketCommunicator(consumer, f"/connect?key={key}", headers)
 
 
-async def test_a_handshake_from_its_start(backend: Backend, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+async def test_a_handshake_from_its_start(backend: Backend, key: str) -> None:
+    """Contents too, though EKBO_WATCH_CONTENTS is off: it is the page's own. The backend sees no ticket."""
     backend.on("/consumer/connect", key, welcome(key, b"hello"))
     channel = await a_channel()
-    with override_settings(KUIPERBELT=replace(conf.options(), watch_contents=True)):
-        consumer, socket = await watched_handshake(monkeypatch, key, channel)
-        assert (await socket.connect())[0]
-        assert await socket.receive_from() == "hello"
+    consumer, socket = watched_handshake(key, channel)
+    assert (await socket.connect())[0]
+    assert await socket.receive_from() == "hello"
+    (asked,) = backend.seen("/consumer/connect", key)
+    assert asked.all("Cookie") == ["a=b"]
     batch = await told(channel)
     while batch[-1]["what"] != "sent":
         batch += await told(channel)
@@ -127,12 +121,10 @@ async def test_a_handshake_from_its_start(backend: Backend, monkeypatch: pytest.
         (Answer(), 502, "connect: expected one session key in X-Kuiperbelt-Session, found 0 of them"),
     ],
 )
-async def test_a_handshake_that_is_refused(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch, key: str, answer: Answer, status: int, words: str
-) -> None:
+async def test_a_handshake_that_is_refused(backend: Backend, key: str, answer: Answer, status: int, words: str) -> None:
     backend.on("/consumer/connect", key, answer)
     channel = await a_channel()
-    consumer, socket = await watched_handshake(monkeypatch, key, channel)
+    consumer, socket = watched_handshake(key, channel)
     assert not (await socket.connect())[0]
     callback, refused = await told(channel)
     assert (callback["kind"], callback["status"]) == ("connect", answer.status)
