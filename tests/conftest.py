@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from proxy import registry
 from tests.backend import Backend
+from tests.browser import chromium
 from tests.redis_servers import RedisServer
 from tests.servers import KINDS, Servers
 from tests.vectors import each_of
@@ -86,6 +90,22 @@ async def clean_logs(servers: Servers) -> AsyncIterator[None]:
 
 
 kind = each_of(KINDS)
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """A real one, with an empty profile."""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go, to be looked at: PICTURES, or a directory that pytest keeps for a while."""
+    directory = Path(os.environ.get("PICTURES") or tmp_path_factory.mktemp("pictures"))
+    directory.mkdir(parents=True, exist_ok=True)
+    print(f"screenshots: {directory}")
+    return directory
 
 
 @pytest.fixture(scope="session")

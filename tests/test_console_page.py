@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 from websockets.asyncio.client import connect
 
 from tests.admin_site import DESK, PHONE, Site, running_site
-from tests.browser import chromium
 from tests.clients import close, send
 from tests.prefork import Prefork, prefork
 from tests.servers import Servers, free_port
@@ -39,21 +37,6 @@ async def blocking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
 async def site(servers: Servers, blocking: Prefork, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with running_site(servers, tmp_path_factory.mktemp("console"), **blocking.env) as site:
         yield site
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: ADMIN_PICTURES, or a directory that pytest keeps for a while."""
-    directory = Path(os.environ.get("ADMIN_PICTURES") or tmp_path_factory.mktemp("pictures"))
-    directory.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {directory}")
-    return directory
 
 
 def frames(page: Page, *texts: str) -> Locator:

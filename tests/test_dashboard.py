@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -15,7 +14,6 @@ from playwright.async_api import Browser, Page, Request, ViewportSize, expect
 from websockets.asyncio.client import connect
 
 from tests.admin_site import DESK, PHONE, Site, running_site
-from tests.browser import chromium
 from tests.servers import Servers
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -51,21 +49,6 @@ INK = """name => {
 async def site(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     async with running_site(servers, tmp_path_factory.mktemp("dashboard"), EKBO_NODE_TIMEOUT="30s") as site:
         yield site
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: ADMIN_PICTURES, or a directory that pytest keeps for a while."""
-    directory = Path(os.environ.get("ADMIN_PICTURES") or tmp_path_factory.mktemp("pictures"))
-    directory.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {directory}")
-    return directory
 
 
 async def show(page: Page, site: Site) -> None:

@@ -1,7 +1,6 @@
 """The demo (examples/chat) in a real browser: its own page, proxy and prefork backend, over real sockets."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
 
-from tests.browser import Watched, chromium
+from tests.browser import Watched
 from tests.demo import Demo, running_demo
 
 PATIENCE = 20_000  # ms that an expectation waits: a page that lost its proxy may be in the middle of a pause
@@ -31,21 +30,6 @@ def empty_demo(tmp_path: Path) -> Iterator[Demo]:
     """A demo in which nobody has said anything."""
     with running_demo(tmp_path) as demo:
         yield demo
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: DEMO_PICTURES, or a directory that pytest keeps for a while."""
-    directory = Path(os.environ.get("DEMO_PICTURES") or tmp_path_factory.mktemp("pictures"))
-    directory.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {directory}")
-    return directory
 
 
 @asynccontextmanager

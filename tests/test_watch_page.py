@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from websockets.asyncio.client import connect
 
 from proxy.watching import MAX_WATCHERS
 from tests.admin_site import DESK, PHONE, Site, running_site
-from tests.browser import chromium
 from tests.clients import ending, receive, send
 from tests.prefork import prefork
 from tests.servers import Servers
@@ -41,21 +39,6 @@ async def site(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> As
         running_site(servers, directory, EKBO_WATCH_CONTENTS="true", **backend.env) as site,
     ):
         yield site
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: ADMIN_PICTURES, or a directory that pytest keeps for a while."""
-    directory = Path(os.environ.get("ADMIN_PICTURES") or tmp_path_factory.mktemp("pictures"))
-    directory.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {directory}")
-    return directory
 
 
 def client(site: Site, key: str) -> connect:
