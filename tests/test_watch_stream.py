@@ -53,18 +53,19 @@ async def test_a_whole_life(kind: str, servers: Servers, backend: Backend, key: 
             assert await frames(watch, 4) == [
                 ("sent", "text", 4), ("sent", "binary", 2), ("received", "text", 8), ("received", "binary", 1),
             ]  # fmt: skip
-            await backend.wait("/receive", key, 2)
+            while sum(report["what"] == "callback" for report in watch.seen) < 2:
+                await watch.next("callback")
         assert bare(await watch.next("closed")) == {"what": "closed", "code": 1000, "reason": "client"}
         told = [report for report in watch.seen if report["what"] == "callback"]
         assert [bare(report) for report in told] == [
             {"what": "callback", "kind": "receive", "status": 200, "error": None, "asked": asked, "answered": 0}
             for asked in (8, 1)
         ]
-        last = await watch.next("callback")
-        assert bare(last) == {
+        after = [bare(await watch.next()) for _ in range(2)]  # in one order or the other, if the backend is slow
+        assert {"what": "absent"} in after
+        assert {
             "what": "callback", "kind": "close", "status": 200, "error": None, "asked": 0, "answered": 0,
-        }  # fmt: skip
-        assert bare(await watch.next()) == {"what": "absent"}
+        } in after  # fmt: skip
         numbered = [report for report in watch.seen if "n" in report]
         assert [report["n"] for report in numbered] == list(range(len(numbered)))
         assert {report["connection"] for report in numbered} == {began["connection"]}

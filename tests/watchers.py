@@ -57,12 +57,6 @@ class Watch:
                     if not whats or report["what"] in whats:
                         return report
 
-    async def quiet(self, seconds: float) -> None:
-        """Assert that nothing is reported for so long."""
-        with contextlib.suppress(TimeoutError):
-            report = await self.next(timeout=seconds)
-            raise AssertionError(f"expected silence, found {report}")
-
 
 def bare(report: Report) -> Report:
     """A report without what differs from one run to the next."""
