@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults history steady kills drop-in image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
+.PHONY: help run test upgrade faults history steady kills drop-in image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ machine: $(VENV)/dev.stamp ## a cluster against a model, with kills, drains and 
 
 drop-in: $(VENV)/dev.stamp ## ask kuiperbelt (`make bench-peers`) and ours the same, with one config.yml, print where they differ
 	$(BIN)/python -m tests.dropin
+
+upgrade: $(VENV)/dev.stamp ## a rolling upgrade from another revision's code to this: FROM=REVISION
+	sh tests/system-tools.sh
+	UPGRADE_FROM=$${FROM:?expected FROM=, a revision of git} $(BIN)/python -m pytest tests/test_rolling_upgrade.py $(PYTEST_ARGS)
 
 image: $(VENV)/dev.stamp ## do the Dockerfile's steps, pip's too, and run what comes of them; needs the network
 	sh tests/system-tools.sh

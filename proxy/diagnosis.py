@@ -31,7 +31,11 @@ TEST = "kuiperbelt-check"
 # Tried in this order: the first that fits.
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (HostUnknown, "there is no host {host}, as far as this machine knows"),
-    (TlsFailed, "{place} doesn't speak TLS, or has a certificate that this machine doesn't trust ({why})"),
+    (
+        TlsFailed,
+        "{place} doesn't speak TLS, or has a certificate that this machine doesn't trust ({why}); "
+        "callback.ca names authorities of your own",
+    ),
     (Unreachable, "nobody answers at {place} ({why}): does the backend run, and may this machine reach it?"),
     (HungUp, "{place} hung up without an answer ({why}): does a worker crash there, or is it HTTPS?"),
     (TimeoutError, "no whole answer within {limit:g} s (callback.timeout): are all of the backend's workers busy?"),
