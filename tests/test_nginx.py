@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,17 +22,37 @@ from tests.servers import ROOT, Server, Servers, environment, free_port
 from tests.vectors_api import OK
 
 GUIDE = (ROOT / "docs/howto-cluster.md").read_text()
-START = """
-daemon off;
-pid nginx.pid;
-error_log stderr;
-events {}
-http {
-    access_log off;
+HTTP = """
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     proxy_bind 127.0.0.10;  # in the guide's network the machine's own address
 """
+"""What the tests need in nginx's `http` section."""
+START = f"daemon off;\npid nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n    access_log off;\n{HTTP}"
+DEBIAN = Path("/etc/nginx")
+DEFAULT_SITE = "sites-enabled/default"
+
+
+def debian(directory: Path, public: int) -> None:
+    """Debian's nginx as it comes: its nginx.conf and its site, but for this test's places and port."""
+    config = (DEBIAN / "nginx.conf").read_text()
+    for line, ours in {
+        r"^user .*;": "daemon off;",
+        r"^pid .*;": "pid nginx.pid;",
+        r"error_log .*;": "error_log stderr;",
+        r"access_log .*;": "access_log access.log;",
+        r"^include .*/modules-enabled/.*;": "",  # whose paths are relative to Debian's prefix
+        rf"{DEBIAN}/(conf\.d|sites-enabled)": r"\1",
+    }.items():
+        config = re.sub(line, ours, config, flags=re.MULTILINE)
+    assert "include conf.d/*.conf;" in config
+    assert "include sites-enabled/*;" in config
+    (directory / "nginx.conf").write_text(config)
+    site = (DEBIAN / "sites-available/default").read_text()
+    site = site.replace("listen 80 default_server;", f"listen 127.0.0.10:{public} default_server;")
+    for name in ("sites-enabled", "conf.d"):
+        (directory / name).mkdir()
+    (directory / DEFAULT_SITE).write_text(re.sub(r"listen \[::\]:80 .*;", "", site))
 
 
 def block(language: str, holding: str) -> str:
@@ -101,7 +122,10 @@ async def site(
     for number, node in enumerate(nodes, 11):
         config = config.replace(f"10.0.0.{number}:9180", node.host)
     assert "10.0.0" not in config
-    (directory / "nginx.conf").write_text(f"{START}{config}}}\n")
+    debian(directory, public)
+    (directory / "conf.d/kuiperbelt.conf").write_text(HTTP + config)
+    assert f"rm /etc/nginx/{DEFAULT_SITE}" in GUIDE
+    (directory / DEFAULT_SITE).unlink()
     with (directory / "log").open("wb") as log:
         nginx = await asyncio.create_subprocess_exec(
             "nginx", "-p", str(directory), "-c", "nginx.conf", "-e", "stderr", stdout=log, stderr=log
