@@ -63,11 +63,11 @@ class ClusterLayer(RedisLayer):
         if not await counted:
             raise ClusterLost
 
-    def must_wait(self, group: str) -> bool:
-        return self._requests.full and (self._join or group not in self._groups)
+    def must_wait(self, group: str, size: int) -> bool:
+        return self._requests.crowded and (self._join or group not in self._groups) and self._requests.full(size)
 
-    async def room(self) -> None:
-        await self._requests.room()
+    async def room(self, size: int) -> None:
+        await self._requests.room(size)
 
     def under_way(self) -> int:
         return len(self._requests)

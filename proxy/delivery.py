@@ -167,11 +167,17 @@ async def _request(keys: Sequence[str], event: Event) -> Begun:
     # First everything that can be done at once, so that no session waits for another one's blocked socket.
     errors: dict[int, DeliveryError] = {}
     waiting: list[tuple[int, asyncio.Future[None]]] = []
+    size = event.get("size", 0)
+    stuck = False
     for position, key in enumerate(keys):
         group = group_name(key)
-        if channel_layer.must_wait(group):
-            await channel_layer.room()
         try:
+            if channel_layer.must_wait(group, size):
+                if stuck:  # one wait that was in vain is enough for a request
+                    raise ClusterUnreachable
+                stuck = True
+                await channel_layer.room(size)
+                stuck = False
             outcome = channel_layer.request(group, event)
         except DeliveryError as error:
             errors[position] = error

@@ -147,12 +147,12 @@ class LocalChannelLayer(BaseChannelLayer):
     async def start(self) -> None:
         """Reach what it needs, or try to."""
 
-    def must_wait(self, group: str) -> bool:
-        """Should a request to this group wait for `room`, because too much is under way?"""
+    def must_wait(self, group: str, size: int) -> bool:
+        """Should a request of so many bytes to this group wait for `room`, because too much is under way?"""
         return False
 
-    async def room(self) -> None:
-        """Wait until less is under way."""
+    async def room(self, size: int) -> None:
+        """Wait until less is under way. Raises ClusterUnreachable if that takes too long."""
 
     def problems(self) -> list[str]:
         """What keeps it from doing all its work, now."""

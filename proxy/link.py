@@ -8,7 +8,7 @@ and can't fail apart. Used by `shard`.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import hiredis
@@ -18,6 +18,9 @@ from redis.exceptions import ResponseError
 IN_HAND = 1 << 20  # bytes of one turn over which it isn't waited for its end
 MAX_UNANSWERED = 100_000  # commands
 MAX_UNSENT = 32 << 20  # bytes that wait for a Redis which doesn't read; over what all requests together may have
+
+HELLO = b"HELLO", b"3"
+"""Says what Redis is."""
 
 OnReply = Callable[[Any], None]
 """Called with Redis's answer, in the order of the commands; with LOST when the connection went before."""
@@ -55,13 +58,16 @@ class Link(asyncio.Protocol):
         """Redis's number for this connection; 0: it doesn't tell."""
 
     async def open(self, pool: ConnectionPool, predecessor: int = 0) -> None:
-        """Connect, and end the connection that this process had before; raises OSError, TimeoutError, redis.RedisError.
+        """Connect, and end the connection that this process had before; raises OSError, TimeoutError, redis.RedisError,
+        ConnectionError for a replica.
 
         `predecessor` is its `number`.
         """
         connection = cast(Any, pool.make_connection())  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
+            await connection.send_command(*HELLO)
+            require_master(await connection.read_response())
             self.number = await _identify(connection, predecessor)
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -193,6 +199,13 @@ class Link(asyncio.Protocol):
         while self._unanswered:
             self._unanswered.popleft()[0](LOST)
         self._on_lost(why)
+
+
+def require_master(hello: Mapping[bytes, Any]) -> None:
+    """Raises ConnectionError. A replica gets what is published at its master, but the master doesn't count who listens
+    there, so that half of the cluster at either would take the other half's sessions for missing."""
+    if hello.get(b"role") in (b"replica", b"slave"):
+        raise ConnectionError("expected a master, found a replica")
 
 
 async def _identify(connection: Any, predecessor: int) -> int:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import RedisError
 
 from proxy.exceptions import ClusterLost, ClusterUnreachable
-from proxy.link import LOST, Link, OnReply
+from proxy.link import HELLO, LOST, Link, OnReply, require_master
 from proxy.redis_hosts import close_pool
 from proxy.stats import Stats, stats
 
@@ -64,8 +65,11 @@ class RedisConnection:
     def on_flush(self) -> None:
         """What was done in this turn is about to be written."""
 
+    def on_subscribed(self, link: Link) -> None:
+        """Subscribed to all channels. What is asked on `link` now is answered before it counts as connected."""
+
     def on_up(self) -> None:
-        """Connected, and subscribed to all channels."""
+        """Connected."""
 
     async def after_gap(self) -> None:
         """Find out what may have happened while it wasn't connected. Raises ClusterUnreachable, ClusterLost."""
@@ -154,6 +158,7 @@ class RedisConnection:
         channels = self.channels()
         for start in range(0, len(channels), SUBSCRIBE_BATCH):
             link.write((b"SUBSCRIBE", *channels[start : start + SUBSCRIBE_BATCH]))
+        self.on_subscribed(link)
         subscribed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         link.call(partial(fill, subscribed), b"PING")
         if await subscribed is LOST:
@@ -184,7 +189,9 @@ class RedisConnection:
             await self._check_master()
 
     async def _check_master(self) -> None:
-        """With Sentinel: a master that was cut off from the others doesn't know that it was replaced."""
+        """It may have been replaced; with Sentinel also unknown to itself, because it was cut off from the others."""
+        with contextlib.suppress(ClusterLost, ClusterUnreachable):
+            require_master(await self.ask(*HELLO))
         find = getattr(self._pool, "get_master_address", None)
         if find is None or self._link is None:
             return

@@ -149,6 +149,7 @@ class RedisLayer(LocalChannelLayer):
                 clock=lambda: self.clock,
                 inbox=self._inbox,
                 common=self._common,
+                unused=self._redis_group(""),
                 subscriptions=partial(self._subscriptions, index),
                 on_message=self._on_message,
                 on_back=self._on_back,

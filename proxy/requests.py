@@ -25,6 +25,9 @@ from proxy.stats import stats
 
 # Bytes that may be under way from one process. Redis cuts off who lets 32 MB wait for him, and several may send to him.
 WINDOW = 4 << 20
+# The last part of it is for small ones, so that large ones which nobody takes don't hold up all that others could have.
+WINDOW_FOR_LARGE = 3 << 20
+SMALL = 4 << 10  # bytes
 
 OK = "ok"
 STALE = "stale"
@@ -126,22 +129,29 @@ class Requests:
         self._later: dict[int, Request] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
-        self._room: asyncio.Future[None] | None = None
+        # Below how many bytes under way somebody goes on.
+        self._rooms: dict[int, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._later)
 
     @property
-    def full(self) -> bool:
-        """Is so much under way that new requests should wait for `room`?"""
-        return self._under_way > WINDOW
+    def crowded(self) -> bool:
+        """Is so much under way that some new requests should wait for `room`?"""
+        return self._under_way > WINDOW_FOR_LARGE
 
-    async def room(self) -> None:
-        """Wait until less is under way; at most for the time-outs of what is."""
-        while self._under_way > WINDOW:
-            if self._room is None:
-                self._room = self._loop.create_future()
-            await asyncio.shield(self._room)
+    def full(self, size: int) -> bool:
+        """Should one of so many bytes?"""
+        return self._under_way > _window(size)
+
+    async def room(self, size: int) -> None:
+        """Wait until less is under way. Raises ClusterUnreachable after the time that is for an answer."""
+        deadline = self._loop.time() + self._timeout
+        while self.full(size):
+            room = self._rooms.setdefault(_window(size), self._loop.create_future())
+            await asyncio.wait([room], timeout=deadline - self._loop.time())
+            if not room.done():
+                raise ClusterUnreachable
 
     def new(self, echo: bool, for_all: bool = False, size: int = 0) -> Request:
         number, loop = next(self._numbers), self._loop
@@ -189,9 +199,9 @@ class Requests:
     def _arrived(self, request: Request) -> None:
         self._under_way -= request.size
         request.size = 0
-        if self._room and self._under_way <= WINDOW:
-            self._room.set_result(None)
-            self._room = None
+        if self._rooms:
+            for window in [window for window in self._rooms if self._under_way <= window]:
+                self._rooms.pop(window).set_result(None)
 
     def _forget_if_done(self, request: Request) -> None:
         if request.future.done():
@@ -211,3 +221,7 @@ class Requests:
                 self._arrived(request)
                 del entries[request.number]
         self._timer = self._loop.call_later(self._timeout / 10, self._sweep) if len(self) else None
+
+
+def _window(size: int) -> int:
+    return WINDOW if size <= SMALL else WINDOW_FOR_LARGE

@@ -5,13 +5,14 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
 from proxy import envelope
 from proxy.exceptions import ClusterUnreachable
-from proxy.link import LOST, Link
+from proxy.link import LOST, Link, OnReply
 from proxy.presence import Presence
 from proxy.redis_connection import RedisConnection, fill, ignore
 
@@ -19,6 +20,8 @@ SETTLE_TIME = 0.8  # seconds from a process's first connection on; over the long
 
 UNSURE = object()
 """Nobody has a channel, but a process that may have it is cut off from Redis right now."""
+
+logger = logging.getLogger("proxy.cluster")
 
 OnCount = Callable[[Any, Any], None]
 """Called with what a publication is about, and what became of it."""
@@ -44,6 +47,17 @@ class _Publication:
         else:
             self._shard.ask_again(self)
 
+    def on_numsub(self, reply: Any) -> None:
+        """The same, when PUBLISH also counts others."""
+        self(reply if reply is LOST else reply[1])
+
+    def on_look(self, reply: Any) -> None:
+        """Does somebody have the channel by now?"""
+        if reply is not LOST and reply[1] > self._own:
+            self._shard.publish_again(self)
+        else:
+            self.tell(UNSURE if reply is LOST else self._shard.surely(0))
+
     def on_second(self, count: Any) -> None:
         """Redis's answer to the second try."""
         self.tell(count if count is LOST else self._shard.surely(max(0, count - self._own)))
@@ -55,8 +69,8 @@ class _Publication:
 
 class Shard(RedisConnection):
     """`clock` says which of its clocks the process uses; `inbox` is its own channel, `common` that of all processes,
-    `subscriptions` gives the others. After a gap `on_back` is called with those, and then `on_checked` for each of them
-    with whether other processes have it as well; what that returns is waited for."""
+    `unused` one that none of them has, `subscriptions` gives the others. After a gap `on_back` is called with those,
+    and then `on_checked` for each with whether other processes have it as well; what that returns is waited for."""
 
     def __init__(
         self,
@@ -66,6 +80,7 @@ class Shard(RedisConnection):
         clock: Callable[[], int],
         inbox: bytes,
         common: bytes,
+        unused: bytes,
         subscriptions: Callable[[], Iterable[bytes]],
         on_message: Callable[["Shard", bytes, bytes], None],
         on_back: Callable[[list[bytes]], None],
@@ -75,6 +90,7 @@ class Shard(RedisConnection):
         self._clock = clock
         self._inbox = inbox
         self._common = common
+        self._unused = unused
         self._subscriptions = subscriptions
         self._on_message = on_message
         self._on_back = on_back
@@ -85,6 +101,7 @@ class Shard(RedisConnection):
         self._settled_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._asked_presence = False
+        self._listeners = 0
         self._probes = itertools.count()
         self._probe: tuple[int, asyncio.Future[None]] | None = None
 
@@ -93,23 +110,35 @@ class Shard(RedisConnection):
 
         Raises ClusterUnreachable.
         """
-        self.call(_Publication(self, on_count, about, channel, payload, own), b"PUBLISH", channel, payload)
+        publication = _Publication(self, on_count, about, channel, payload, own)
+        if not self._listeners:
+            self.call(publication, b"PUBLISH", channel, payload)
+            return
+        # PUBLISH counts those who listen by a pattern, too, and they never answer.
+        self.call(ignore, b"PUBLISH", channel, payload)
+        self.call(publication.on_numsub, b"PUBSUB", b"NUMSUB", channel)
 
     def ask_again(self, publication: "_Publication") -> None:
         """Nobody had it. Somebody may, who is cut off from Redis now or was a moment ago."""
         if early := self._early():
-            self._loop.call_later(early, self._publish_again, publication)
+            self._loop.call_later(early, self._look_again, publication)
         elif self._presence.others():
-            self._publish_again(publication)
+            self._look_again(publication)
         else:
             publication.tell(0)
 
-    def _publish_again(self, publication: "_Publication") -> None:
-        if self._link is None:
-            publication.tell(LOST)
+    def _look_again(self, publication: "_Publication") -> None:
+        if self._link is None or not self._up:
+            publication.tell(UNSURE)
             return
-        # Who comes back in between has all its channels again before its inbox, so the second try reaches it.
+        # Who comes back in between has all its channels again before its inbox, so it is seen here.
         self._ask_presence(self._link)
+        self._link.call(publication.on_look, b"PUBSUB", b"NUMSUB", publication.channel)
+
+    def publish_again(self, publication: "_Publication") -> None:
+        """For somebody who is there now. Only then: a process at a replica gets all that its master is given, though
+        the master doesn't count it, and would get it twice."""
+        assert self._link  # its answer comes just now
         self._link.call(publication.on_second, b"PUBLISH", publication.channel, publication.payload)
 
     def surely(self, count: int) -> Any:
@@ -143,12 +172,20 @@ class Shard(RedisConnection):
         elif inbox == self._inbox and self._probe and self._probe[0] == number:
             fill(self._probe[1], None)
 
-    def _say_present(self, to: bytes, number: int = -1, left: bool = False) -> None:
+    def _say_present(self, to: bytes, number: int = -1, left: bool = False, on_count: OnReply = ignore) -> None:
         if self._link:
             payload = envelope.pack(
                 envelope.PRESENT, inbox=self._inbox, number=number, clock=self._clock(), at=monotonic(), left=left
             )
-            self._link.call(ignore, b"PUBLISH", to, payload)
+            self._link.call(on_count, b"PUBLISH", to, payload)
+
+    def _on_listeners(self, count: Any) -> None:
+        """So many got what was said to nobody: they listen by a pattern (PSUBSCRIBE)."""
+        if count is LOST:
+            return
+        if count and not self._listeners:
+            logger.warning("Redis %s: %d others listen to all that is sent (PSUBSCRIBE)", self._name, count)
+        self._listeners = count
 
     def _early(self) -> float:
         """Seconds until others that lost Redis at the same time should be back, and this process has heard of them."""
@@ -182,12 +219,16 @@ class Shard(RedisConnection):
                 self._link.call(ignore, b"PUBLISH", inbox, envelope.pack(envelope.REPLIES, replies=replies))
             self._replies.clear()
 
+    def on_subscribed(self, link: Link) -> None:
+        self._ask_presence(link)
+        self._say_present(self._common)
+        self._say_present(self._unused, on_count=self._on_listeners)
+
     def on_up(self) -> None:
         self._replies.clear()
         self._presence.connected()
         if not self._settled_at:
             self._settled_at = monotonic() + min(SETTLE_TIME, 0.8 * self._timeout)
-        self._say_present(self._common)
 
     async def after_gap(self) -> None:
         channels = list(self._subscriptions())
@@ -200,6 +241,7 @@ class Shard(RedisConnection):
         number, back = next(self._probes), asyncio.get_running_loop().create_future()
         self._probe = number, back
         self._say_present(self._common, number)
+        self._say_present(self._unused, on_count=self._on_listeners)
         return back
 
     def on_leave(self) -> None:

@@ -55,6 +55,7 @@ class Kept:
             clock=lambda: 0,
             inbox=inbox,
             common=b"all",
+            unused=b"nobody",
             subscriptions=self.subscriptions,
             on_message=self.on_message,
             on_back=self.back.extend,

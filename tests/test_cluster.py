@@ -389,8 +389,8 @@ async def test_no_more_is_under_way_than_redis_and_the_others_can_take(private: 
         event = send_event(Frame("x" * (1 << 20), 1 << 20), 0.0)
         outcomes = []
         for name in names:
-            if one.must_wait(name):
-                await asyncio.wait_for(one.room(), 5)
+            if one.must_wait(name, 1 << 20):
+                await asyncio.wait_for(one.room(1 << 20), 5)
             outcomes.append(one.request(name, event))
         for outcome in outcomes:
             assert outcome
@@ -404,12 +404,13 @@ async def test_nobody_waits_for_long_when_nothing_moves(private: RedisServer) ->
         private.pause()
         event = send_event(Frame("x" * (1 << 20), 1 << 20), 0.0)
         outcomes = [layer.request("session.eve", event) for _ in range(5)]
-        assert layer.must_wait("session.eve")
-        assert not layer.must_wait(GROUP)  # a session of this process needs no Redis
+        assert layer.must_wait("session.eve", 1)
+        assert not layer.must_wait(GROUP, 1)  # a session of this process needs no Redis
         await request(layer)
         assert here.events == [EVENT]
         began = asyncio.get_running_loop().time()
-        await asyncio.wait_for(layer.room(), 5)
+        with pytest.raises(ClusterUnreachable):
+            await layer.room(1)
         assert asyncio.get_running_loop().time() - began < 2
         for outcome in outcomes:
             assert outcome

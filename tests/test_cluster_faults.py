@@ -446,6 +446,38 @@ async def test_node_stopped(servers: Servers, fresh: Callable[[str], str]) -> No
         await found.all_back(BACK_FROM_SILENCE)  # and reads nothing else
 
 
+async def test_large_frames_for_a_node_that_is_stopped(servers: Servers, fresh: Callable[[str], str]) -> None:
+    """More than may be under way: no request waits for long, and small ones to another node not at all."""
+    async with (
+        RedisServer.running() as redis,
+        Cluster.running(servers, ("uvicorn",) * 3, redis) as cluster,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        here, there, stopped = cluster.nodes
+        keys = [fresh("s") for _ in range(12)]
+        for key in keys:
+            await stack.enter_async_context(client(stopped.server, key))
+        near = fresh("n")
+        connection = await stack.enter_async_context(client(there.server, near))
+        await until_ok(here, near, BACK)
+        assert await receive(connection) == "back"
+        stopped.server.pause()
+        large = [asyncio.create_task(push(here, ",".join(keys), b"x" * 1_000_000)) for _ in range(3)]
+        sent = 0
+        while not all(task.done() for task in large):
+            began = time.monotonic()
+            assert (await push(here, near, b"%d" % sent)).body == OK
+            assert time.monotonic() - began < 0.5
+            sent += 1
+            await asyncio.sleep(0.05)
+        answers = [await task for task in large]
+        assert {response.status for response in answers} <= {200, 503}
+        assert all(len(response.json()["errors"]) == len(keys) and errors(response) <= UNSURE for response in answers)
+        assert [await receive(connection) for _ in range(sent)] == [str(number) for number in range(sent)]
+        stopped.server.resume()
+        await cluster.all_ready()
+
+
 async def test_one_of_two_shards_down(servers: Servers, fresh: Callable[[str], str]) -> None:
     """The keys of the other one go on, everywhere; those of the lost one come back with it."""
     async with (

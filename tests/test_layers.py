@@ -209,9 +209,9 @@ async def test_enter_tells_whether_the_channel_is_alone() -> None:
 async def test_one_process_needs_nothing_else() -> None:
     layer = LocalChannelLayer()
     await layer.start()
-    await layer.room()
+    await layer.room(1)
     assert layer.started
-    assert not layer.must_wait("group")
+    assert not layer.must_wait("group", 1)
     assert not layer.is_unreachable()
     assert not layer.problems()
 

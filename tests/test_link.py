@@ -155,6 +155,13 @@ async def test_what_cannot_be_reached() -> None:
         await Opened().open("redis://127.0.0.1:9")
 
 
+async def test_a_replica_is_refused() -> None:
+    """It would take what its master is given, while the master says that nobody is there."""
+    async with RedisServer.running("", "--replicaof", "127.0.0.1", "9") as replica:
+        with pytest.raises(ConnectionError, match="expected a master, found a replica"):
+            await Opened().open(replica.url)
+
+
 async def test_a_password() -> None:
     async with RedisServer.running("hunter2") as redis:
         opened = await Opened().open(redis.url)

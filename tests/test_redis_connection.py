@@ -102,6 +102,18 @@ async def test_a_subscription_that_redis_forgot_is_found_out(kept: Kept, monkeyp
     assert await kept.shard.subscribers([b"all"]) == [1]
 
 
+async def test_a_master_that_is_none_any_more_is_left(private: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody closes its connections when an operator makes it a replica."""
+    monkeypatch.setattr(redis_connection, "PROBE_PERIOD", 0.2)
+    kept = Kept(private.url)
+    await kept.up()
+    await private.execute("REPLICAOF", "127.0.0.1", "9")
+    assert "expected a master, found a replica" in await kept.down()
+    await private.execute("REPLICAOF", "NO", "ONE")
+    await kept.up()
+    await kept.end()
+
+
 async def test_never_reached(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "proxy.cluster"):
         kept = Kept("redis://:hunter2@127.0.0.1:9")
@@ -194,4 +206,23 @@ async def test_an_acl_that_forbids_is_a_problem_in_words() -> None:
         kept = Kept(f"redis://app:pw@127.0.0.1:{server.port}")
         await asyncio.wait_for(kept.shard.tried, 5)
         assert "no permissions to access one of the channels" in (kept.shard.problem() or "")
+        await kept.end()
+
+
+@pytest.mark.parametrize("command", ["publish", "pubsub", "subscribe"])
+async def test_what_an_acl_forbids_is_known_before_it_counts_as_connected(
+    command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would come and go all the time, and be ready now and then."""
+    async with RedisServer.running() as server:
+        allowed = ["+hello", "+auth", "+client", "+ping", "+publish", "+subscribe", "+unsubscribe", "+pubsub", "&*"]
+        await server.execute("ACL", "SETUSER", "app", "on", ">pw", *allowed, f"-{command}")
+        with caplog.at_level(logging.WARNING, "proxy.cluster"):
+            kept = Kept(f"redis://app:pw@127.0.0.1:{server.port}")
+            await asyncio.wait_for(kept.shard.tried, 5)
+            await asyncio.sleep(1)
+            assert f"no permissions to run the '{command}" in (kept.shard.problem() or "")
+            assert len(caplog.records) == 1
+        await server.execute("ACL", "SETUSER", "app", f"+{command}")
+        await kept.up(timeout=2)
         await kept.end()

@@ -4,8 +4,16 @@ import asyncio
 
 import pytest
 
-from proxy.exceptions import ClusterLost, NoAnswer, SendTimeout, SessionClosed, SessionNotFound, SessionTaken
-from proxy.requests import LATER, OK, Request, Requests, name_of
+from proxy.exceptions import (
+    ClusterLost,
+    ClusterUnreachable,
+    NoAnswer,
+    SendTimeout,
+    SessionClosed,
+    SessionNotFound,
+    SessionTaken,
+)
+from proxy.requests import LATER, OK, SMALL, WINDOW, WINDOW_FOR_LARGE, Request, Requests, name_of
 from proxy.stats import stats
 
 
@@ -146,3 +154,26 @@ async def test_numbers_are_not_used_again() -> None:
     requests.answer(first.number, OK)
     assert requests.new(echo=True).number != first.number
     assert requests.get(first.number) is None
+
+
+async def test_large_ones_leave_room_for_small_ones() -> None:
+    """A process that stands still with large ones on the way to it doesn't hold up what goes to others."""
+    requests, _ = make()
+    large = requests.new(echo=False, size=WINDOW_FOR_LARGE + 1)
+    assert requests.crowded
+    assert requests.full(SMALL + 1)
+    assert not requests.full(SMALL)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(ClusterUnreachable):
+        await requests.room(SMALL + 1)
+    assert 0.05 < asyncio.get_running_loop().time() - began < 1
+    small = requests.new(echo=False, size=WINDOW - WINDOW_FOR_LARGE)
+    assert requests.full(SMALL)
+    waiting = [asyncio.create_task(requests.room(size)) for size in (SMALL, SMALL + 1)]
+    await asyncio.sleep(0)
+    requests.answer(small.number, OK)
+    await asyncio.sleep(0.01)
+    assert [task.done() for task in waiting] == [True, False]
+    requests.answer(large.number, OK)
+    await asyncio.gather(*waiting)
+    assert not requests.crowded

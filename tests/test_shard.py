@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from proxy import envelope
+from proxy import envelope, redis_connection
 from proxy.exceptions import ClusterUnreachable
 from proxy.shard import UNSURE
 from tests.layers import Kept, shards
-from tests.redis_servers import RedisServer
+from tests.redis_servers import RedisServer, eventually
 
 
 @pytest.fixture
@@ -87,3 +88,50 @@ async def test_who_comes_hears_of_those_that_are_there(kept: Kept, private: Redi
     assert kept.shard._presence.others() == [b"other"]
     assert other.shard._presence.others() == [b"inbox"]
     await other.end()
+
+
+async def test_who_listens_by_a_pattern_does_not_count(
+    private: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PUBLISH counts him, and an answer of his would be waited for. An operator looks what is said, for instance."""
+    monkeypatch.setattr(redis_connection, "PROBE_PERIOD", 0.2)
+    async with shards(private, b"inbox", b"other") as (kept, _), Redis(port=private.port) as client:
+        listener = client.pubsub()
+        await listener.psubscribe("*")
+
+        async def known() -> bool:
+            return "1 others listen" in caplog.text
+
+        await eventually(known, "the listener to be known", 5)
+        assert await count(kept, b"nobody's") == 0
+        assert await count(kept, b"one") == 2
+        await listener.aclose()  # type: ignore[no-untyped-call]
+        await eventually(lambda: forgotten(kept), "the listener to be forgotten", 5)
+        assert await count(kept, b"one") == 2
+
+
+async def forgotten(kept: Kept) -> bool:
+    return not kept.shard._listeners
+
+
+async def test_who_is_at_a_replica_gets_nothing_twice(kept: Kept, private: RedisServer) -> None:
+    """The master gives its replicas what is published, but doesn't count who listens there."""
+    async with shards(private, b"other") as (other,):
+        await asyncio.sleep(0.1)
+        other.task.cancel()
+        other.shard._up = False  # it can't say good-bye, so it may have any channel
+        await asyncio.gather(other.task, return_exceptions=True)
+    follow = ("--replicaof", "127.0.0.1", str(private.port), "--repl-diskless-sync-delay", "0")
+    async with RedisServer.running("", *follow) as replica, Redis(port=replica.port) as client:
+
+        async def follows() -> bool:
+            return bool((await replica.execute("ROLE"))[3] == "connected")
+
+        await eventually(follows, "the replica to follow")
+        listener = client.pubsub(ignore_subscribe_messages=True)
+        await listener.subscribe("its")
+        await listener.get_message(timeout=0.2)
+        assert await count(kept, b"its") is UNSURE
+        found = [await listener.get_message(timeout=0.3) for _ in range(3)]
+        assert [message["data"] for message in found if message] == [b"hello"]
+        await listener.aclose()  # type: ignore[no-untyped-call]
