@@ -114,9 +114,10 @@ def carry_out(order: Order, sessions: Sequence[Session], user_id: Any) -> dict[s
     It is in the log before anything is sent, so that nothing goes out unlogged; what became of it is added.
     """
     log = log_entries(sessions, user_id, describe(order))
-    here = {session.key for session in sessions if _is_here(session)}
-    failures = async_to_sync(_deliver)(order, here)
-    if elsewhere := {session.key for session in sessions} - here:
+    # Without Redis a key may be connected both here and elsewhere; `remote` asks all that have it.
+    elsewhere = {session.key for session in sessions if not _is_here(session)}
+    failures = async_to_sync(_deliver)(order, {session.key for session in sessions} - elsewhere)
+    if elsewhere:
         with remote.reach() as push:
             failures |= dict.fromkeys(elsewhere, "") | push(order, list(elsewhere))
     failures = {key: why.removeprefix("kuiperbelt: ") for key, why in failures.items()}

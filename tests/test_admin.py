@@ -191,9 +191,13 @@ async def test_many_at_once_and_what_became_of_each(site: Site, browser: Browser
 
 
 async def test_another_nodes_session(
-    servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, key: str
+    servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, key: str, fresh: Callable[[str], str]
 ) -> None:
-    """Two nodes, one database, no Redis: the other node's API is asked, and its session's end is told of as well."""
+    """Two nodes, one database, no Redis: the other node's API is asked, and its session's end is told of as well.
+
+    They don't know of each other's keys, so one may be connected to both.
+    """
+    both = fresh("both")
     async with running_site(servers, tmp_path) as here:
         there = await servers.start("uvicorn", {"EKBO_DATABASE_URL": here.env["EKBO_DATABASE_URL"]})
         async with client(Site(there, here.env), key) as its, here.staff(browser) as page:
@@ -204,6 +208,17 @@ async def test_another_nodes_session(
             assert (await ending(its)).code == 1000
             await expect(page.locator(".messagelist li")).to_contain_text("Close with code 1000: done.")
             await told(backend, key, "1000")
+            async with client(here, both) as one, client(Site(there, here.env), both) as other:
+                await asyncio.to_thread(here.run, WAIT, keys=[both, "and its other row"])
+                await page.goto(f"{here.url}proxy/session/")
+                for checkbox in await page.get_by_role("row", name=both).get_by_role("checkbox").all():
+                    await checkbox.check()
+                await choose(page, "Close")
+                await page.get_by_role("button", name="Close").click()
+                assert [end.code for end in (await ending(one), await ending(other))] == [1000, 1000]
+                await expect(page.locator(".messagelist li")).to_have_count(2)
+                await expect(page.locator(".messagelist li").last).to_contain_text("Close with code 1000: done.")
+                await backend.wait("/close", both, 2)
         await there.stop()
 
 
