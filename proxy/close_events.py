@@ -106,6 +106,10 @@ class Teller:
         """Did the backend not hear of an end that neither the database knows nor anybody here?"""
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._retries: set[asyncio.Task[None]] = set()
+        self._stored: set[asyncio.Task[bool]] = set()
+        """Attempts at what was read from the database, under way."""
+        self._asked = self._refused = False
+        """Since the last of them began: was the backend asked, or too busy to be?"""
         self._wake = asyncio.Event()
 
     def lease(self) -> float:
@@ -142,15 +146,23 @@ class Teller:
 
     async def stop(self) -> None:
         """What waits for its next attempt in memory is left to the database."""
-        for retry in self._retries:
-            retry.cancel()
-        await asyncio.gather(*self._retries, return_exceptions=True)
+        attempts = [*self._retries, *self._stored]
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
 
     async def _tell_due(self) -> float:
-        """Seconds until there is something to do again."""
+        """Begin what is due, if there is room; the seconds until there is something to do again.
+
+        One that takes long holds up no others, as long as the backend isn't too busy for them.
+        """
         node = self._node()
-        if not node:
-            return LOOK
+        if not node or len(self._stored) > PAGE or (self._refused and self._stored):
+            return LOOK  # or when `_on_told` wakes us
+        if self._refused and not self._asked:
+            # Not by `return`: whatever else there may be to tell, the backend isn't asked.
+            await asyncio.sleep(BUSY_DELAY * (1 + random.random()))  # nothing secret  # noqa: S311  # nosec B311
+        self._asked = self._refused = False
         self.telling = {
             connection: row
             for connection, row in self.telling.items()
@@ -160,21 +172,32 @@ class Teller:
         now = process_time()
         free = [event for event in events if event.connection not in self.telling]
         due = [event for event in free if event.due <= now]
-        asked = await asyncio.gather(*map(self._tell_stored, due))
-        if due and not any(asked):
-            # Not by `return`: whatever else there may be to tell, the backend isn't asked.
-            await asyncio.sleep(BUSY_DELAY * (1 + random.random()))  # nothing secret  # noqa: S311  # nosec B311
+        for event in due:
+            row = self.telling[event.connection] = _row_of(event)
+            attempt = asyncio.create_task(self._tell_stored(row, event))
+            self._stored.add(attempt)
+            attempt.add_done_callback(self._on_told)
         if due:
             return 0.0
         return min(LOOK, (free[0].due - now).total_seconds()) if free else LOOK
 
-    async def _tell_stored(self, event: Event) -> bool:
+    def _on_told(self, attempt: "asyncio.Task[bool]") -> None:
+        self._stored.discard(attempt)
+        if not attempt.cancelled():
+            self._asked |= attempt.result()
+            self._refused |= not attempt.result()
+        if len(self._stored) == PAGE or not self._stored:
+            self.wake()
+
+    async def _tell_stored(self, row: Row, event: Event) -> bool:
         """False if the backend wasn't asked: nothing is written then, so the event stays due."""
-        row = self.telling[event.connection] = _row_of(event)
         try:
             error = await self._attempt(row, event)
             if error and not isinstance(error, BackendBusy):
                 await self._postpone(row, event.attempts, error)
+        except Exception:
+            logs.crashed(event.connection)
+            return False
         finally:
             self._forget(row)
         return not isinstance(error, BackendBusy)

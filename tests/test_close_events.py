@@ -190,3 +190,30 @@ async def test_events_that_a_busy_backend_does_not_get_are_never_given_up(
         await until_rows(path, "SELECT * FROM proxy_session", [])
         for key in keys:
             await backend.wait("/busy/close", key)
+
+
+async def test_a_callback_that_hangs_holds_up_no_others(
+    tmp_path: Path, backend: Backend, fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many events that a process left, each page has one of which the backend doesn't answer in time."""
+    monkeypatch.setattr(close_events, "PAGE", 20)
+    path, keys = tmp_path / "test.sqlite3", [fresh("left") for _ in range(100)]
+    slow = keys[::20]
+    options = Options(
+        close_callback=f"http://127.0.0.1:{backend.port}/held/close", node_timeout=1.0, callback_timeout=2.0
+    )
+    for key in slow:
+        backend.on("/held/close", key, Answer(delay=10))
+    async with begun(path, options) as registry:
+        await asyncio.gather(*(connected(registry, key) for key in keys))
+    loop = asyncio.get_running_loop()
+
+    def seen() -> Counter[str]:
+        return Counter(request.key for request in backend.requests if request.path == "/held/close")
+
+    async with begun(path, options):
+        await backend.until(lambda: bool(seen()), "the first")
+        began = loop.time()
+        await backend.until(lambda: set(keys) == set(seen()), "all")
+        assert loop.time() - began < 1.5
+        assert {seen()[key] for key in keys if key not in slow} == {1}
