@@ -69,7 +69,7 @@ async def _live(
     answers = await asyncio.gather(*(node_check.check_door(door, options) for door in doors))
     for finding, _ in answers:
         yield finding
-    unknown = skipped("nodes", "nodes", "the database can't be asked which processes run")
+    unknown = skipped("nodes", "nodes", "the database doesn't say which processes run")
     for finding in node_check.check_nodes(nodes, options, now()) if known else [unknown]:
         yield finding
     own = doors[-1].api()
