@@ -1,6 +1,6 @@
 """Who may use the API: a key, an allowed network, or, without keys, this host only; with a token, part of it.
 
-See faults: Attacks.
+See docs/faults.md, Attacks.
 """
 
 import hmac

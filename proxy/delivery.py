@@ -1,6 +1,6 @@
 """The single door to sessions: send to them, close them, be one of them, by key.
 
-Views (and later the admin and commands) call it, and so do connections. Only this module knows how a key becomes
+Views, the admin and commands call it, and so do connections. Only this module knows how a key becomes
 a group of the channel layer.
 """
 

@@ -2,7 +2,7 @@
 
 It takes the plain case only: a request with Content-Length on a connection that has nothing else to do, which is
 admitted and well-formed. It hands everything else on, to the Django view, which does the same and says what is wrong;
-so what it answers itself are deliveries, byte for byte as the view does (design: Measured before building).
+so what it answers itself are deliveries, byte for byte as the view does (docs/performance.md).
 """
 
 import asyncio
