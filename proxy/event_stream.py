@@ -22,6 +22,8 @@ CHECK = 60.0  # seconds after which it is looked whether the page's user may sti
 TYPE = "text/event-stream"
 REFUSED_STREAM = "refused stream"
 
+BEGUN = b"retry: 1000\n\n"
+"""The page knows that it is connected, and if it isn't any more comes back after so many milliseconds."""
 ALIVE = b":\n\n"
 """A comment."""
 
@@ -45,7 +47,7 @@ def refusal(error: Unavailable) -> HttpResponse:
 
 
 async def _events(found: AsyncIterable[Report | None], is_allowed: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
-    yield ALIVE  # the page knows that it is connected
+    yield BEGUN
     check_at = monotonic() + CHECK
     async for report in found:
         if monotonic() >= check_at:

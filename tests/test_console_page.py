@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -146,36 +147,32 @@ async def test_the_ticket_goes_nowhere_else(site: Site, browser: Browser, key: s
     assert "isn't one of ours" in site.server.output()
 
 
-@pytest.mark.parametrize("kind", ["daphne", "workers"])
-async def test_anywhere(
-    servers: Servers, browser: Browser, blocking: Prefork, tmp_path: Path, key: str, kind: str
-) -> None:
-    """On daphne; and where the page, its stream and the connection are each of another process."""
-    redis = {"EKBO_REDIS_URL": servers.redis_url} if kind == "workers" else {}
-    async with running_site(servers, tmp_path, kind, **blocking.env, **redis) as site, site.staff(browser) as page:
-        for _ in range(1 if kind == "daphne" else 4):
-            await enter(page, site, f"key={key}")
-            await expect(page.get_by_role("status")).to_have_text("Connected")
-            await say(page, "hello")
-            await expect(calls(page, "connect callback", "status 200")).to_have_count(1)
-            await expect(calls(page, "receive callback", "heard 5 bytes")).to_have_count(1)
-            await page.get_by_role("button", name="Close").click()
-            await expect(calls(page, "close callback", "status 200")).to_have_count(1)
+async def test_on_daphne(servers: Servers, browser: Browser, blocking: Prefork, tmp_path: Path, key: str) -> None:
+    async with running_site(servers, tmp_path, "daphne", **blocking.env) as site, site.staff(browser) as page:
+        await enter(page, site, f"key={key}")
+        await expect(calls(page, "session", key)).to_have_count(1)
+        await page.get_by_role("button", name="Close").click()
+        await expect(calls(page, "close callback", "status 200")).to_have_count(1)
 
 
-async def test_at_the_listener_of_the_api(
+async def test_in_several_processes_and_at_the_listener_of_the_api(
     servers: Servers, browser: Browser, blocking: Prefork, tmp_path: Path, key: str
 ) -> None:
-    """The admin is at another port than clients connect to: the address is filled in so, and the policy lets it."""
-    port = free_port()
-    async with running_site(servers, tmp_path, **blocking.env, EKBO_API_PORT=str(port)) as site:
-        public, site.server = site.server, site.server.api
+    """The page, its stream and the connection may each be of another process.
+
+    The admin is at another port than clients connect to: the address is filled in so, and the policy lets it.
+    """
+    env = blocking.env | {"EKBO_REDIS_URL": servers.redis_url, "EKBO_API_PORT": str(free_port())}
+    async with running_site(servers, tmp_path, "workers", **env) as public:
+        site = replace(public, server=public.server.api)
         async with site.staff(browser) as page:
-            await enter(page, site, f"key={key}")
-            await expect(page.get_by_role("status")).to_have_text("Connected")
-            await expect(page.get_by_label("Address")).to_have_value(f"ws://{public.host}/connect")
-            await expect(calls(page, "session", key)).to_have_count(1)
-        site.server = public
+            for _ in range(3):
+                await enter(page, site, f"key={key}")
+                await expect(page.get_by_role("status")).to_have_text("Connected")
+                await say(page, "hello")
+                await expect(page.get_by_label("Address")).to_have_value(f"ws://{public.server.host}/connect")
+                await expect(calls(page, "connect callback", "status 200")).to_have_count(1)
+                await expect(calls(page, "receive callback", "heard 5 bytes")).to_have_count(1)
 
 
 async def test_who_may_not(site: Site, browser: Browser) -> None:

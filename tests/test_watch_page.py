@@ -31,6 +31,51 @@ print(json.dumps(list(LogEntry.objects.filter(object_repr=key).values_list("user
 """
 
 
+ALLOWED = """
+import asyncio
+from django.contrib.auth.models import Permission, User
+from django.contrib.sessions.backends.db import SessionStore
+from django.http import HttpRequest
+from django.test import Client
+from proxy import event_stream
+
+event_stream.CHECK = 0.0
+
+async def forever():
+    while True:
+        await asyncio.sleep(0.01)
+        yield None
+
+async def follow(request, permission, change):
+    stream = aiter(event_stream.answer(request, permission, forever()))
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await anext(stream)
+        await asyncio.to_thread(change)
+        async for _ in stream:
+            pass
+
+def login(name):
+    client = Client(SERVER_NAME="localhost")
+    client.force_login(User.objects.get(username=name))
+    request = HttpRequest()
+    request.session = SessionStore(client.session.session_key)
+    return request, client
+
+leaver = User.objects.create_user("leaver", is_staff=True)
+
+for change in ("logout", "permission", "inactive"):
+    leaver.user_permissions.set(Permission.objects.filter(codename="view_session"))
+    request, client = login("leaver")
+    asyncio.run(follow(request, "proxy.view_session", {
+        "logout": client.logout,
+        "permission": leaver.user_permissions.clear,
+        "inactive": lambda: User.objects.filter(username="leaver").update(is_active=False),
+    }[change]))
+    print(change, "ended it")
+"""
+
+
 @pytest.fixture(scope="module")
 async def site(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     directory = tmp_path_factory.mktemp("watch")
@@ -146,27 +191,9 @@ async def test_more_than_a_process_takes(site: Site, browser: Browser, key: str)
     again[1].close()
 
 
-async def test_the_server_goes_and_comes_back(servers: Servers, browser: Browser, tmp_path: Path, key: str) -> None:
-    """Pages say so, and go on by themselves; but not for somebody who is logged out."""
-    async with (
-        running_site(servers, tmp_path) as site,
-        site.staff(browser) as page,
-        site.staff(browser, "viewer") as gone,
-    ):
-        await watch(page, site, key, "absent")
-        await watch(gone, site, key, "absent")
-        await gone.context.clear_cookies()
-        await site.server.stop()
-        for each in (page, gone):
-            await expect(each.get_by_role("status")).to_contain_text("The connection to the server is lost")
-        await site.server.restart()
-        await expect(page.get_by_role("status")).to_have_text("Watching", timeout=15_000)
-        await expect(rows(page, "stream back")).to_have_count(1)
-        await expect(gone.get_by_role("status")).to_contain_text("You are logged out", timeout=15_000)
-        async with client(site, key):
-            await expect(rows(page, "session", key)).to_have_count(1)
-        await gone.get_by_role("link", name="Log in again").click()
-        await expect(gone.get_by_label("Password")).to_be_visible()
+def test_whoever_may_not_look_any_more(site: Site) -> None:
+    """Logged out, without the permission, or inactive: the stream ends."""
+    assert site.run(ALLOWED).splitlines() == ["logout ended it", "permission ended it", "inactive ended it"]
 
 
 async def test_pictures(site: Site, browser: Browser, pictures: Path, fresh: Callable[[str], str]) -> None:
@@ -186,3 +213,22 @@ async def test_pictures(site: Site, browser: Browser, pictures: Path, fresh: Cal
             await page.emulate_media(color_scheme=scheme)
             await page.screenshot(path=pictures / f"{label}-watch.png", full_page=True)
             assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+async def test_the_server_goes_and_comes_back(site: Site, browser: Browser, key: str) -> None:
+    """Pages say so, and go on by themselves; but not for somebody who is logged out."""
+    async with site.staff(browser) as page, site.staff(browser, "viewer") as gone:
+        await watch(page, site, key, "absent")
+        await watch(gone, site, key, "absent")
+        await gone.context.clear_cookies()
+        await site.server.stop()
+        for each in (page, gone):
+            await expect(each.get_by_role("status")).to_contain_text("The connection to the server is lost")
+        await site.server.restart()
+        await expect(page.get_by_role("status")).to_have_text("Watching", timeout=15_000)
+        await expect(rows(page, "stream back")).to_have_count(1)
+        await expect(gone.get_by_role("status")).to_contain_text("You are logged out", timeout=15_000)
+        async with client(site, key):
+            await expect(rows(page, "session", key)).to_have_count(1)
+        await gone.get_by_role("link", name="Log in again").click()
+        await expect(gone.get_by_label("Password")).to_be_visible()

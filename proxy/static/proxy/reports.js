@@ -3,7 +3,7 @@
 
 const MAX_ROWS = 500;
 const MAX_SHOWN = 4096; // characters of one content
-const RETRY = 3000; // ms
+const RETRY = 2000; // ms
 
 export const $ = (id) => document.getElementById(id);
 
