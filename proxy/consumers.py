@@ -216,10 +216,7 @@ class SessionConsumer(AsyncConsumer):
         self.end(ends.NODE_LOST)
 
     def end(self, end: End, last: Message | None = None) -> bool:
-        """Close the session from our side: a last frame, if any, and Close. The first end counts.
-
-        False when the socket has gone before.
-        """
+        """Close it from our side: a last frame, if any, and Close. The first end counts; False: the socket had gone."""
         if self.ended:
             return True
         self.leave(end)
@@ -248,3 +245,4 @@ class SessionConsumer(AsyncConsumer):
         if self.inbound:
             await self.inbound.end(LAST_FRAMES_LIMIT if end is ends.SHUTDOWN else None)
         await self.entry.closed(end.code, end.reason, tell=not end.by_backend)
+        del self.entry, self.membership, self.inbound  # which hold this; the collector comes rarely (garbage.py)

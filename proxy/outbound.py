@@ -121,6 +121,8 @@ class Outbound:
             self._transport.unblock()
             with contextlib.suppress(SessionClosed):  # gone in the meantime, which ends it as well
                 self._write(close, 0)
+        else:
+            self._on_slow = _ignore  # nobody needs to know any more, and it holds the session, which holds this
 
     def _write(self, message: Message, size: int) -> None:
         if self._backlog is not None:
@@ -203,6 +205,10 @@ class Outbound:
             room = backlog.waiting.popleft().room
             if not room.done():
                 room.set_exception(SessionClosed())
+
+
+def _ignore() -> None:
+    """It is over already."""
 
 
 def _time_out(room: asyncio.Future[None]) -> None:

@@ -223,6 +223,9 @@ class WebSocketProtocol(FlowControlled):
         self._serving.state.connections.discard(cast(Any, self))
         self._end(LOST)
         self.unblock()
+        if self._frames:  # the library's object and its parser, or that one's error, hold each other
+            self._frames.parser.close()
+            self._frames.parser_exc = None
 
     def wants_to_read(self) -> bool:
         # Not while our answers aren't taken: a flood of pings would pile up pongs. What comes after the end is read to

@@ -22,8 +22,9 @@ from django.core.management import execute_from_command_line
 def look() -> dict[str, Any]:
     """How much the process holds of what could pile up."""
     tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
-    gc.collect()
+    garbage = gc.collect()
     return {
+        "garbage": garbage,
         "tasks": tasks.total(),
         "names": dict(tasks),
         "descriptors": len(os.listdir("/proc/self/fd")),
