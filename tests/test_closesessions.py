@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.backend import Backend
 from tests.clients import client, ending
 from tests.operators import at_terminal, manage, registered
 from tests.servers import Server, Servers
+from tests.test_registry import file
 
 KINDS = ["uvicorn", "daphne", "cluster"]
 
@@ -48,11 +50,13 @@ async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], s
 
 
 async def test_by_filter(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
-    """Only look; then all, in more than one request."""
+    """Only look; then all, in more than one request, also one whose node's clock is ahead."""
     async with AsyncExitStack() as stack:
         keys = [fresh("f") for _ in range(30)]
         connections = [await stack.enter_async_context(client(server, key)) for key in keys]
         await registered(server, *keys)
+        with closing(sqlite3.connect(file(server), isolation_level=None)) as database:
+            database.execute("UPDATE proxy_session SET connected_at = '2126-01-01 00:00:00' WHERE key = ?", keys[:1])
         done = await manage("closesessions", "--all", "--dry-run", env=server.env)
         assert sorted(done.lines) == sorted(keys)
         done = await manage("closesessions", "--older-than", "1h", "--no-input", env=server.env)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils.timezone import now
 
 from proxy import protocol, remote, selection
 from proxy.console import ConsoleCommand, in_words
@@ -44,8 +43,11 @@ class Command(ConsoleCommand):
                 self._close(order, selection.batches(keys), len(keys), by_name=True)
             return
         self.require_registry()
-        # Whoever connects from now on isn't meant, so that clients that come back are left alone.
-        rows = selection.live(options).filter(connected_at__lte=now())
+        # Whoever connects from now on isn't meant, so that clients that come back are left alone. Told by the ids,
+        # which grow, not by this machine's clock: others may be ahead of it.
+        rows = selection.live(options)
+        newest = rows.order_by("-connection").values_list("connection", flat=True).first()
+        rows = rows.filter(connection__lte=newest) if newest else rows.none()
         found_keys = ([row.key for row in part] for part in selection.in_parts(rows))
         if options["dry_run"]:
             self._show(key for part in found_keys for key in part)
