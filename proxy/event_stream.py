@@ -20,7 +20,6 @@ from proxy.reports import Report
 CHECK = 60.0  # seconds after which it is looked whether the page's user may still see this
 
 TYPE = "text/event-stream"
-REFUSED_STREAM = "refused stream"
 
 BEGUN = b"retry: 1000\n\n"
 """The page knows that it is connected, and if it isn't any more comes back after so many milliseconds."""
@@ -43,7 +42,12 @@ def answer(request: HttpRequest, permission: str, found: AsyncIterable[Report | 
 
 def refusal(error: Unavailable) -> HttpResponse:
     """One event, which says why there is nothing to follow. A page can't see another answer than a stream."""
-    return HttpResponse(_event({"what": REFUSED_STREAM, "reason": str(error)}), content_type=TYPE)
+    return HttpResponse(_event(refused(error)), content_type=TYPE)
+
+
+def refused(error: Exception) -> Report:
+    """The last report of a stream that the page needn't ask for again."""
+    return {"what": "refused stream", "reason": str(error)}
 
 
 async def _events(found: AsyncIterable[Report | None], is_allowed: Callable[[], bool]) -> AsyncGenerator[bytes, None]:

@@ -1,7 +1,7 @@
 """The reports of one key for `manage.py tail`: over the cluster's Redis, or without it from the API of each node.
 
 With Redis the command is a process of the cluster for a while, and watches as the API does. Without, each node that
-lives is asked for the key, which connects at one of them.
+lives is asked for the key, which connects at one of them; so does the admin's page (`watch_page`).
 """
 
 import asyncio
@@ -35,13 +35,14 @@ MAX_NODES = 50
 
 async def tail(key: str, contents: bool) -> AsyncGenerator[Report, None]:
     """What happens, for ever. Raises CommandError when nothing can be watched."""
-    way = _through_cluster if conf.options().clustered else _through_nodes
+    way = _through_cluster if conf.options().clustered else through_nodes
     async with contextlib.aclosing(way(key, contents)) as found:
         async for report in found:
-            yield report
+            if report:
+                yield report
 
 
-async def _through_cluster(key: str, contents: bool) -> AsyncGenerator[Report, None]:
+async def _through_cluster(key: str, contents: bool) -> AsyncGenerator[Report | None, None]:
     if contents and not conf.options().watch_contents:
         raise CommandError("expected that contents may be shown, found EKBO_WATCH_CONTENTS off")
     layer = await delivery.start()
@@ -51,14 +52,14 @@ async def _through_cluster(key: str, contents: bool) -> AsyncGenerator[Report, N
         watcher = await Watcher.opened(key, contents)
         async with contextlib.aclosing(watcher.reports()) as found:
             async for report in found:
-                if report:
-                    yield report
+                yield report
     finally:
         await asyncio.sleep(0)  # the word that nobody watches any more is on its way out
         await delivery.shut_down()
 
 
-async def _through_nodes(key: str, contents: bool) -> AsyncGenerator[Report, None]:
+async def through_nodes(key: str, contents: bool) -> AsyncGenerator[Report | None, None]:
+    """What happens at any node, and None every now and then while nothing does. Raises CommandError."""
     told: asyncio.Queue[tuple[ApiPlace, Report]] = asyncio.Queue()
     followed: dict[ApiPlace, asyncio.Task[None]] = {}
     absent: set[ApiPlace] = set()
@@ -66,7 +67,7 @@ async def _through_nodes(key: str, contents: bool) -> AsyncGenerator[Report, Non
     try:
         while True:
             if monotonic() >= due:
-                places = await sync_to_async(_places)()
+                places = await sync_to_async(living)()
                 due = monotonic() + NODES_LAST
                 for place in followed.keys() - places:
                     followed.pop(place).cancel()
@@ -83,6 +84,7 @@ async def _through_nodes(key: str, contents: bool) -> AsyncGenerator[Report, Non
                 async with asyncio.timeout(AGAIN):
                     place, report = await told.get()
             except TimeoutError:
+                yield None
                 continue
             if report["what"] == reports.ABSENT:
                 absent.add(place)
@@ -97,7 +99,7 @@ async def _through_nodes(key: str, contents: bool) -> AsyncGenerator[Report, Non
         await asyncio.gather(*followed.values(), return_exceptions=True)
 
 
-def _places() -> set[ApiPlace]:
+def living() -> set[ApiPlace]:
     """Where the API of each process is that lives, as far as the registry knows."""
     try:
         least = now() - timedelta(seconds=conf.options().node_timeout)

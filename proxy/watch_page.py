@@ -1,19 +1,24 @@
 """The admin's page that follows one session key live, and the stream that fills it."""
 
+import contextlib
+from collections.abc import AsyncGenerator
 from urllib.parse import urlencode
 
 from asgiref.sync import async_to_sync
 from django.contrib import admin
 from django.contrib.auth.decorators import permission_required
+from django.core.management.base import CommandError
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from proxy import event_stream
+from proxy import event_stream, tailing
 from proxy.conf import options
+from proxy.drain import drain
 from proxy.exceptions import Unavailable
 from proxy.models import Session
 from proxy.protocol import is_session_key
+from proxy.reports import Report
 from proxy.staff_actions import log_entries
 from proxy.watching import Watcher
 
@@ -50,7 +55,24 @@ def stream(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
         return event_stream.refusal(error)
     if contents:
         log_entries(Session.objects.filter(key=key, ended_at=None), request.user.pk, "Watch, with contents")
-    return event_stream.answer(request, VIEW, watcher.reports())
+    # Without Redis a node knows of its own sessions only.
+    alone = options().clustered or len(tailing.living()) < 2
+    found = watcher.reports() if alone else _from_all_nodes(key, contents, watcher)
+    return event_stream.answer(request, VIEW, found)
+
+
+async def _from_all_nodes(key: str, contents: bool, place: Watcher) -> AsyncGenerator[Report | None, None]:
+    """As `manage.py tail` does it; `place` is only this page's among the watchers of the process."""
+    try:
+        async with contextlib.aclosing(tailing.through_nodes(key, contents)) as found:
+            async for report in found:
+                if drain.begun or drain.replaced:  # the page asks another process
+                    return
+                yield report
+    except CommandError as error:
+        yield event_stream.refused(error)
+    finally:
+        place.leave()
 
 
 def _of(name: str, key: str) -> str:

@@ -173,6 +173,12 @@ async def test_in_several_processes_and_at_the_listener_of_the_api(
                 await expect(page.get_by_label("Address")).to_have_value(f"ws://{public.server.host}/connect")
                 await expect(calls(page, "connect callback", "status 200")).to_have_count(1)
                 await expect(calls(page, "receive callback", "heard 5 bytes")).to_have_count(1)
+            # The other page, which finds a session by its key.
+            watching = await page.context.new_page()
+            await watching.goto(f"{site.url}proxy/watch/?key={key}")
+            await expect(watching.locator("#reports tbody")).to_contain_text(key)
+            await say(page, "hello again")
+            await expect(watching.locator("#reports tbody")).to_contain_text("text, 11 bytes")
 
 
 async def test_who_may_not(site: Site, browser: Browser) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -140,6 +141,19 @@ async def test_a_session_is_watched(site: Site, browser: Browser, key: str) -> N
         async with client(site, key):  # it comes back, and is watched again
             await expect(rows(page, "session", key)).to_have_count(2)
     assert ["ada", "Watch, with contents"] in json.loads(site.run(LOG, key=key))
+
+
+async def test_another_nodes_session(servers: Servers, browser: Browser, site: Site, key: str) -> None:
+    """Two nodes, one database, no Redis: the other's API is asked. Over Redis: test_console_page.py."""
+    env = {name: site.env[name] for name in ("EKBO_DATABASE_URL", "EKBO_WATCH_CONTENTS")}
+    there = await servers.start("uvicorn", env)
+    async with site.staff(browser) as page:
+        await watch(page, site, key, "absent")
+        async with client(replace(site, server=there), key) as its:
+            await expect(rows(page, "session", key)).to_have_count(1, timeout=15_000)
+            await its.send("hello there")
+            await expect(rows(page, "received", "text, 11 bytes", "hello there")).to_have_count(1)
+    await there.stop()
 
 
 async def test_a_viewer_sees_sizes_only(site: Site, browser: Browser, key: str) -> None:
