@@ -29,6 +29,7 @@ from tests.clients import Headers, Http, Response, ending, receive
 from tests.image import DEPLOY, Image
 from tests.redis_servers import RedisServer, eventually
 from tests.servers import ROOT, Server, Servers, free_port
+from tests.test_http_reader import H2C
 from tests.test_nginx import START
 from tests.vectors_api import OK
 
@@ -181,23 +182,37 @@ async def test_clients_and_the_backend(
         assert (await ending(clients[keys[0]])).code == 1000
     for path in ("/send", "/close", "/batch", "/stats", "/ready", "/admin/", "/"):
         assert (await site.request(site.public, path)).status == 404
+    upgraded = await site.request(site.public, "/connect", H2C)
+    assert (upgraded.status, upgraded.one("Upgrade")) == (426, "websocket")
     assert (await site.push("/send", "x", key="a-wrong-key-of-16"))[0] == 401
 
 
 async def test_a_node_ends(sites: dict[str, Site], fresh: Callable[[str], str]) -> None:
-    """While it drains, and afterwards, new clients come to the other one."""
+    """While it drains, and afterwards, new clients come to the other one; when it is back they come to it again."""
     async with contextlib.AsyncExitStack() as stack:
         for site in sites.values():
             for _ in range(2):
                 await stack.enter_async_context(site.client(fresh("e")))
-        node = next(iter(sites.values())).nodes[1]
-        ends = asyncio.create_task(node.stop())
-        for moment in range(3):
+        one, other = next(iter(sites.values())).nodes
+
+        async def clients_come(moment: str) -> None:
             for site in sites.values():
-                keys = [fresh("e") for _ in range(2)]
+                keys = [fresh("e") for _ in range(4)]
                 clients = [await stack.enter_async_context(site.client(key)) for key in keys]
                 assert await site.push("/send", ",".join(keys), b"here") == (200, OK), moment
-                assert [await receive(connection) for connection in clients] == ["here", "here"]
+                assert [await receive(connection) for connection in clients] == ["here"] * 4
+
+        ends = asyncio.create_task(other.stop())
+        for _ in range(3):
+            await clients_come("one node ends")
+            await asyncio.sleep(0.2)
+        assert await ends == 0
+        await clients_come("one node has ended")
+        await other.restart()
+        await asyncio.sleep(2.5)  # HAProxy asks every 2 s
+        ends = asyncio.create_task(one.stop())
+        for _ in range(3):
+            await clients_come("the other one is back, and the first ends")
             await asyncio.sleep(0.2)
         assert await ends == 0
 
