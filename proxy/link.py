@@ -66,8 +66,9 @@ class Link(asyncio.Protocol):
         connection = cast(Any, pool.make_connection())  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
-            await connection.send_command(*HELLO)
-            require_master(await connection.read_response())
+            if not hasattr(pool, "get_master_address"):  # else the Sentinels have said who is the master
+                await connection.send_command(*HELLO)
+                require_master(await connection.read_response())
             self.number = await _identify(connection, predecessor)
         except BaseException:
             await connection.disconnect(nowait=True)

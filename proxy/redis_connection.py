@@ -46,8 +46,8 @@ class RedisConnection:
         self._timeout = timeout
         self._link: Link | None = None
         self._lost: asyncio.Future[str]
-        self._up = False
-        self._was_up = False
+        self._doubted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._up = self._was_up = False
         self._since = monotonic()
         self._problem = "not connected yet"
         self.tried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -175,7 +175,8 @@ class RedisConnection:
     async def _watch(self) -> None:
         """Until the link is lost, or its subscription turns out to be dead, or the master another one."""
         while True:
-            await asyncio.wait([self._lost], timeout=PROBE_PERIOD)
+            await asyncio.wait([self._lost, self._doubted], timeout=PROBE_PERIOD, return_when=asyncio.FIRST_COMPLETED)
+            self._doubted = asyncio.get_running_loop().create_future()
             if self._lost.done():
                 raise ConnectionError(self._lost.result())
             began = monotonic()
@@ -188,12 +189,16 @@ class RedisConnection:
                 stats.observe(_ROUND_TRIP, monotonic() - began)
             await self._check_master()
 
+    def doubt(self) -> None:
+        """Something is strange: look now whether all is well."""
+        fill(self._doubted, "")
+
     async def _check_master(self) -> None:
-        """It may have been replaced; with Sentinel also unknown to itself, because it was cut off from the others."""
-        with contextlib.suppress(ClusterLost, ClusterUnreachable):
-            require_master(await self.ask(*HELLO))
+        """Has it been replaced? With Sentinel it may not know, for it was cut off from the others."""
         find = getattr(self._pool, "get_master_address", None)
-        if find is None or self._link is None:
+        if find is None:
+            with contextlib.suppress(ClusterLost, ClusterUnreachable):
+                require_master(await self.ask(*HELLO))
             return
         try:
             async with asyncio.timeout(self._find_timeout):

@@ -111,12 +111,10 @@ class Shard(RedisConnection):
         Raises ClusterUnreachable.
         """
         publication = _Publication(self, on_count, about, channel, payload, own)
-        if not self._listeners:
-            self.call(publication, b"PUBLISH", channel, payload)
-            return
-        # PUBLISH counts those who listen by a pattern, too, and they never answer.
-        self.call(ignore, b"PUBLISH", channel, payload)
-        self.call(publication.on_numsub, b"PUBSUB", b"NUMSUB", channel)
+        # PUBLISH also counts those who listen by a pattern, and they never answer.
+        self.call(ignore if self._listeners else publication, b"PUBLISH", channel, payload)
+        if self._listeners:
+            self.call(publication.on_numsub, b"PUBSUB", b"NUMSUB", channel)
 
     def ask_again(self, publication: "_Publication") -> None:
         """Nobody had it. Somebody may, who is cut off from Redis now or was a moment ago."""
@@ -172,6 +170,10 @@ class Shard(RedisConnection):
         elif inbox == self._inbox and self._probe and self._probe[0] == number:
             fill(self._probe[1], None)
 
+    def _on_answered(self, count: Any) -> None:
+        if count == 0:
+            self.doubt()  # who asks us isn't here: he is at the master, whose replica this one is by now, or just died
+
     def _say_present(self, to: bytes, number: int = -1, left: bool = False, on_count: OnReply = ignore) -> None:
         if self._link:
             payload = envelope.pack(
@@ -181,8 +183,7 @@ class Shard(RedisConnection):
 
     def _on_listeners(self, count: Any) -> None:
         """So many got what was said to nobody: they listen by a pattern (PSUBSCRIBE)."""
-        if count is LOST:
-            return
+        count = 0 if count is LOST else count
         if count and not self._listeners:
             logger.warning("Redis %s: %d others listen to all that is sent (PSUBSCRIBE)", self._name, count)
         self._listeners = count
@@ -216,7 +217,7 @@ class Shard(RedisConnection):
         self._asked_presence = False
         if self._replies and self._link:
             for inbox, replies in self._replies.items():
-                self._link.call(ignore, b"PUBLISH", inbox, envelope.pack(envelope.REPLIES, replies=replies))
+                self._link.call(self._on_answered, b"PUBLISH", inbox, envelope.pack(envelope.REPLIES, replies=replies))
             self._replies.clear()
 
     def on_subscribed(self, link: Link) -> None:

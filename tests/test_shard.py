@@ -135,3 +135,13 @@ async def test_who_is_at_a_replica_gets_nothing_twice(kept: Kept, private: Redis
         found = [await listener.get_message(timeout=0.3) for _ in range(3)]
         assert [message["data"] for message in found if message] == [b"hello"]
         await listener.aclose()  # type: ignore[no-untyped-call]
+
+
+async def test_who_asks_and_is_not_there_is_a_reason_to_look(kept: Kept, private: RedisServer) -> None:
+    """This Redis is a replica by now, and the others are at the master: known at once, not with the next probe."""
+    await private.execute("REPLICAOF", "127.0.0.1", "9")
+    await asyncio.sleep(0.1)
+    assert kept.shard.problem() is None
+    kept.shard.reply(b"nobody", 1, "ok")
+    assert "found a replica" in await kept.down(timeout=1)
+    await private.execute("REPLICAOF", "NO", "ONE")
