@@ -25,7 +25,8 @@ Entry = dict[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Keys that nobody has: in the whole cluster, or, without one, no connection of this process, which is `node`."""
+    """Keys that nobody has, as far as this process, which is `node`, can see; `everywhere`: it is to be believed about
+    other processes' sessions as well."""
 
     keys: Set[str]
     node: UUID | None

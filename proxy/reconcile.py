@@ -158,7 +158,9 @@ async def _absent(keys: Sequence[str], rows: Sequence[Session]) -> Absent:
         except DeliveryError:
             raise Unavailable(ClusterUnreachable.text) from None
     found = registry.running()
-    return Absent(missing, found.node if found else None, conf.options().clustered)
+    # While the registry works it knows better of other processes, which may be cut off from Redis alone.
+    everywhere = conf.options().clustered and found is not None and bool(found.problem)
+    return Absent(missing, found.node if found else None, everywhere)
 
 
 async def _answer(make: Callable[[], dict[str, Any]]) -> HttpResponse:

@@ -194,7 +194,7 @@ async def test_a_database_that_is_not_there(servers: Servers) -> None:
 
 async def test_ends_that_are_not_written_yet(kind: str, servers: Servers, backend: Backend, fresh: Fresh) -> None:
     """While the database can be read but not written, who has gone has gone: for the answer, not for the row."""
-    server = await servers.start(kind)
+    server = await servers.start(kind, {"EKBO_NODE_TIMEOUT": "2s"})  # so that both nodes soon see that it is locked
     file = server.env["EKBO_DATABASE_URL"].removeprefix("sqlite:///")
     left, closed, stays = keys = fresh("left"), fresh("closed"), fresh("stays")
     try:
@@ -207,6 +207,8 @@ async def test_ends_that_are_not_written_yet(kind: str, servers: Servers, backen
                 await leaving.close()
                 await backend.wait("/close", left, timeout=10)
                 assert (await close(server, closed)).status == 200
+                while b"degraded" not in (await request(server.api, "GET", "/ready")).body:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
                 answer = (await ask(server, *keys)).json()
                 assert [entry["session"] for entry in answer["alive"]] == [stays]
                 assert answer["gone"] == [left, closed]
@@ -231,3 +233,12 @@ async def test_a_session_that_the_registry_does_not_know(servers: Servers, key: 
         assert (await ask(server, key)).json() == {"alive": [unknown], "gone": [], "result": "OK"}
         assert (await request(server, "GET", f"/sessions/{key}")).json()["sessions"] == [unknown]
     await server.stop()
+
+
+async def test_a_process_that_redis_does_not_know(servers: Servers, key: str) -> None:
+    """It may be cut off from Redis alone, with its clients: as long as the registry works, that is believed."""
+    server = await servers.get("cluster")
+    registry = await Registry.at(server.env["EKBO_DATABASE_URL"])
+    await registry.sessions([key], await registry.node("elsewhere"))
+    assert [entry["session"] for entry in (await ask(server, key)).json()["alive"]] == [key]
+    assert (await request(server.api, "GET", f"/sessions/{key}")).status == 200
