@@ -30,7 +30,7 @@ CHOSEN = {"$job": "kuiperbelt", "$instance": ".*", "$__rate_interval": "10s"}
 EVENTFUL = {
     *("Live sessions", "Handshakes by result", "Ends by reason", "Pushes by result", "Frames", "Lost and refused"),
     *("Callbacks: 99th percentile", "Callbacks: median", "Callbacks by result"),
-    *("Connections to Redis", "Redis: round trip", "Event loop: lag, 99th percentile", "Workers", "Versions"),
+    *("Connections to Redis", "Event loop: lag, 99th percentile", "Workers", "Versions"),
 }
 """Panels in which something is to be seen while clients come, talk and go; the others are of what goes wrong."""
 PUSH_KEY = [("Authorization", "Bearer 0123456789abcdef")]
