@@ -40,8 +40,8 @@ development mode only (`make debug`)."""
 SLOW = re.compile(r"Executing <.* took (\d+\.\d+) seconds")
 """What asyncio's debug mode says of a callback that held the event loop up (`make debug`)."""
 SLOW_LIMIT = 0.5
-"""Seconds. asyncio's own 0.1 s is passed now and then by anything when several processes share two cores, with debug mode
-on: in one run of all tests 40 times, by 0.2 s at most. uvloop times tasks and timers, not what comes in from sockets."""
+"""Seconds. asyncio's own 0.1 s is passed now and then by anything when several processes share two cores, with debug
+mode on; 0.2 s was the worst of all tests. uvloop times tasks and timers, not what comes in from sockets."""
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a UNIX socket."""

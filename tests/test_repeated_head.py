@@ -153,5 +153,8 @@ def test_lane_and_view_do_the_same(pair: Pair, head: bytes, pushes: list[tuple[b
         holes = (size, session) if b"Length: %s\r\nA" in head else (session, size)
         piece = head % holes + body
         pieces.append(piece.replace(b"{a}", keys[0].encode()).replace(b"{b}", keys[1].encode()))
-    by_lane, by_view = (pair.do(conversation(server, keys, [*pieces, PING])) for server in (pair.lane, pair.view))
-    assert by_lane == by_view
+    for pause in (0.001, 0.3):  # uvicorn's 400 doesn't wait for the view's answer to what came before
+        ways = [pair.do(conversation(server, keys, [*pieces, PING], pause)) for server in (pair.lane, pair.view)]
+        if ways[0] == ways[1]:
+            break
+    assert ways[0] == ways[1]
