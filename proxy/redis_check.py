@@ -18,6 +18,7 @@ from proxy.redis_hosts import Host, close_pool, redis_hosts
 
 AREA = "redis"
 OLDEST = 6
+KIND = "kind of server"
 BUFFER = 32 << 20  # bytes, Redis's own default
 BUFFER_PER_PROCESS = 4 << 20  # bytes that each process may have on the way to the same one (docs/cluster.md)
 KEEPALIVE = 60  # seconds
@@ -40,7 +41,9 @@ async def check(options: Options, processes: int = 1) -> list[Finding]:
 async def check_settings(options: Options, processes: int) -> list[Finding]:
     """What should be other than it is in the settings, where they can be asked; nothing without Redis."""
     found = await check(options, processes) if options.clustered else []
-    return [finding for finding in found if finding.advice and "output buffer" in finding.name]
+    return [
+        finding for finding in found if finding.advice and ("output buffer" in finding.name or KIND in finding.name)
+    ]
 
 
 async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
@@ -92,9 +95,13 @@ async def _round_trip(client: Any, label: str) -> list[Finding]:
 async def _version(client: Any, label: str) -> list[Finding]:
     name = f"{label}, version"
     try:
-        version = str((await client.info("server"))["redis_version"])
+        about = await client.info("server")
+        version = str(about["redis_version"])
     except (NoPermissionError, ResponseError, KeyError):
         return [skipped(AREA, name, "the user may not ask (INFO)")]
+    if about.get("redis_mode") == "cluster":
+        advice = "Its nodes count only their own listeners. Use several servers, each with its URL in EKBO_REDIS_URL."
+        return [failed(AREA, f"{label}, {KIND}", "a single server, or Sentinel", "Redis Cluster", advice)]
     if int(version.partition(".")[0]) >= OLDEST:
         return [ok(AREA, name, version)]
     return [failed(AREA, name, _NEW_ENOUGH, version, _UPDATE)]

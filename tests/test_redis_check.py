@@ -104,3 +104,11 @@ async def test_a_slow_one_is_called_slow(redis: RedisServer) -> None:
         found = await check(f"redis://127.0.0.1:{between.sockets[0].getsockname()[1]}/0")
     assert found["round trip"].state is State.WARNING
     assert found["version"].state is State.OK
+
+
+async def test_redis_cluster() -> None:
+    """One of its nodes doesn't know how many listen at the others."""
+    async with RedisServer.running("", "--cluster-enabled", "yes") as node:
+        found = (await check(node.url))["kind of server"]
+        assert (found.state, found.found) == (State.FAILED, "Redis Cluster")
+        assert found in await redis_check.check_settings(Options(redis_url=(node.url,)), 1)
