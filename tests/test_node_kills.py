@@ -37,6 +37,10 @@ LONG = 20  # sessions that each node gets to keep when it starts
 VISITORS = 6  # clients of each node that come and go
 CALM = 0.5  # seconds of load before a kill
 
+WAYS = ("leaves", "backend", "operator")
+"""Who ends a visit: its client, the backend, which isn't told, or somebody else."""
+BY_OPERATOR = ("X-Kuiperbelt-Close-Callback", "true")
+
 BROKEN = (OSError, EOFError, WebSocketException, TimeoutError)
 """What a client of a killed node sees."""
 
@@ -50,7 +54,7 @@ class Crowd:
     fresh: Callable[[str], str]
     long: list[str] = field(default_factory=list)
     left: set[str] = field(default_factory=set)
-    """Sessions that their client ended in order."""
+    """Sessions that their client, or an operator, ended in order."""
     closed: set[str] = field(default_factory=set)
     """Sessions that the backend ended by /close, and the client saw it."""
     cut: set[str] = field(default_factory=set)
@@ -65,9 +69,9 @@ class Crowd:
         self.long = [self.fresh("long") for _ in range(LONG)]
         for key in self.long:
             await self._clients.enter_async_context(client(self.node, key))
-        self._tasks = [asyncio.create_task(self._visit(number % 2 == 0)) for number in range(VISITORS)]
+        self._tasks = [asyncio.create_task(self._visit(WAYS[number % 3])) for number in range(VISITORS)]
 
-    async def _visit(self, by_backend: bool) -> None:
+    async def _visit(self, way: str) -> None:
         while not self.over:
             key = self.fresh("visit")
             here = asked = False
@@ -76,9 +80,9 @@ class Crowd:
                     here = True
                     await send(random.choice((self.node, self.other)), key, b"x")
                     assert await receive(connection) == "x"
-                    if by_backend:
-                        asked = True
-                        await close(self.node, key)
+                    if way != "leaves":
+                        asked = way == "backend"
+                        await close(self.node, key, b"", *([] if asked else [BY_OPERATOR]))
                         await connection.wait_closed()
                         assert connection.close_code == 1000
             except (*BROKEN, AssertionError):
@@ -87,7 +91,7 @@ class Crowd:
                     (self.unsure if asked else self.cut).add(key)
                 await asyncio.sleep(0.05)
             else:
-                (self.closed if by_backend else self.left).add(key)
+                (self.closed if way == "backend" else self.left).add(key)
 
     async def go(self) -> None:
         """Everybody leaves who is still there."""
