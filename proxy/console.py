@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,16 +135,24 @@ class ConsoleCommand(BaseCommand):
 
 def add_client(parser: CommandParser) -> None:
     """Options that say which client a command pretends to be."""
-    parser.add_argument("--query", default=f"{TEST}=1", help=f"the client's query string; default {TEST}=1")
+    parser.add_argument(
+        "--query", default=f"{TEST}=1", type=_query, help=f"the client's query string; default {TEST}=1"
+    )
     parser.add_argument(
         "--header", action="append", default=[], type=_header, metavar="NAME:VALUE", help="a header of the client's"
     )
 
 
+def _query(text: str) -> str:
+    if not re.fullmatch('[!"$-~]*', text):
+        raise ArgumentTypeError(f"expected what stands after ? in a URL, percent-encoded, found {text!a}")
+    return text
+
+
 def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise ArgumentTypeError(f"expected NAME:VALUE, found {text!r}")
+    if not colon or not name.strip() or not (text.isascii() and text.isprintable()):
+        raise ArgumentTypeError(f"expected NAME:VALUE in visible ASCII, found {text!a}")
     return os.fsencode(name.strip().lower()), os.fsencode(value.strip())
 
 

@@ -117,9 +117,11 @@ async def test_a_backend_that_listens_and_never_accepts(backend: Backend) -> Non
 
 
 async def test_wrong_arguments(backend: Backend) -> None:
-    cases = (["conect"], ["--header", "nonsense"])
-    unknown, header = await asyncio.gather(*(check(backend, *arguments) for arguments in cases))
+    cases = (["conect"], ["--header", "nonsense"], ["--header", "a: b\r\nc: d"], ["--query", "a b"], ["--query", "a=ü"])
+    unknown, header, *others = await asyncio.gather(*(check(backend, *arguments) for arguments in cases))
+    for done, expected in zip(others, ("NAME:VALUE", "percent-encoded", "percent-encoded"), strict=True):
+        assert (done.status, expected in done.errors) == (2, True)
     assert "CALLBACK: expected connect, establish, receive, close, found conect" in unknown.errors
-    assert "expected NAME:VALUE, found 'nonsense'" in header.errors
+    assert "expected NAME:VALUE in visible ASCII, found 'nonsense'" in header.errors
     done = await check(backend, EKBO_CONNECT_CALLBACK_URL="")
     assert "expected the backend's auth URL, found nothing" in done.errors
