@@ -147,38 +147,41 @@ async def test_the_ticket_goes_nowhere_else(site: Site, browser: Browser, key: s
     assert "isn't one of ours" in site.server.output()
 
 
-async def test_on_daphne(servers: Servers, browser: Browser, blocking: Prefork, tmp_path: Path, key: str) -> None:
-    async with running_site(servers, tmp_path, "daphne", **blocking.env) as site, site.staff(browser) as page:
-        await enter(page, site, f"key={key}")
+async def test_on_daphne(servers: Servers, browser: Browser, site: Site, key: str) -> None:
+    daphne = await servers.start("daphne", site.server.env | {"EKBO_PORT": ""})
+    async with replace(site, server=daphne).staff(browser) as page:
+        await enter(page, replace(site, server=daphne), f"key={key}")
         await expect(calls(page, "session", key)).to_have_count(1)
         await page.get_by_role("button", name="Close").click()
         await expect(calls(page, "close callback", "status 200")).to_have_count(1)
+    await daphne.stop()
 
 
 async def test_in_several_processes_and_at_the_listener_of_the_api(
-    servers: Servers, browser: Browser, blocking: Prefork, tmp_path: Path, key: str
+    servers: Servers, browser: Browser, site: Site, key: str
 ) -> None:
     """The page, its stream and the connection may each be of another process.
 
     The admin is at another port than clients connect to: the address is filled in so, and the policy lets it.
     """
-    env = blocking.env | {"EKBO_REDIS_URL": servers.redis_url, "EKBO_API_PORT": str(free_port())}
-    async with running_site(servers, tmp_path, "workers", **env) as public:
-        site = replace(public, server=public.server.api)
-        async with site.staff(browser) as page:
-            for _ in range(3):
-                await enter(page, site, f"key={key}")
-                await expect(page.get_by_role("status")).to_have_text("Connected")
-                await say(page, "hello")
-                await expect(page.get_by_label("Address")).to_have_value(f"ws://{public.server.host}/connect")
-                await expect(calls(page, "connect callback", "status 200")).to_have_count(1)
-                await expect(calls(page, "receive callback", "heard 5 bytes")).to_have_count(1)
-            # The other page, which finds a session by its key.
-            watching = await page.context.new_page()
-            await watching.goto(f"{site.url}proxy/watch/?key={key}")
-            await expect(watching.locator("#reports tbody")).to_contain_text(key)
-            await say(page, "hello again")
-            await expect(watching.locator("#reports tbody")).to_contain_text("text, 11 bytes")
+    others = {"EKBO_PORT": "", "EKBO_REDIS_URL": servers.redis_url, "EKBO_API_PORT": str(free_port())}
+    workers = await servers.start("workers", site.server.env | others)
+    at_api = replace(site, server=workers.api)
+    async with at_api.staff(browser) as page:
+        for _ in range(3):
+            await enter(page, at_api, f"key={key}")
+            await expect(page.get_by_role("status")).to_have_text("Connected")
+            await say(page, "hello")
+            await expect(page.get_by_label("Address")).to_have_value(f"ws://{workers.host}/connect")
+            await expect(calls(page, "connect callback", "status 200")).to_have_count(1)
+            await expect(calls(page, "receive callback", "heard 5 bytes")).to_have_count(1)
+        # The other page, which finds a session by its key.
+        watching = await page.context.new_page()
+        await watching.goto(f"{at_api.url}proxy/watch/?key={key}")
+        await expect(watching.locator("#reports tbody")).to_contain_text(key)
+        await say(page, "hello again")
+        await expect(watching.locator("#reports tbody")).to_contain_text("text, 11 bytes")
+    await workers.stop()
 
 
 async def test_who_may_not(site: Site, browser: Browser) -> None:
