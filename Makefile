@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test upgrade faults history steady kills drop-in image soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
+.PHONY: help run test upgrade faults history steady kills drop-in image unit soak idle fuzz machine debug coverage lint audit format bench bench-peers bench-cluster demo docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ kills: $(VENV)/dev.stamp ## one of two nodes killed under load, again and again;
 	sh tests/system-tools.sh
 	KILL_ROUNDS=$${KILL_ROUNDS:-20} KILL_NODE_TIMEOUT=$${KILL_NODE_TIMEOUT:-30s} \
 		$(BIN)/python -m pytest -s tests/test_node_kills.py $(PYTEST_ARGS)
+
+unit: $(VENV)/dev.stamp ## install the systemd unit in a new Debian, boot that, reload, kill and stop it; as root, needs the network
+	command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null || \
+		apt-get install --yes --no-install-recommends mmdebstrap systemd-container
+	$(BIN)/python -m tests.systemd
 
 soak: $(VENV)/dev.stamp ## two nodes whose clients come and go for two hours: does anything pile up? SOAK_SECONDS, SOAK_CONNECTIONS
 	sh tests/system-tools.sh
