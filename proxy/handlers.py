@@ -6,6 +6,7 @@ view and sends the response. Nothing else.
 """
 
 import asyncio
+import contextlib
 import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,8 @@ from proxy.stats import Stats, stats
 
 API = "kuiperbelt.api"
 """In the `state` of a scope whose request came in at the API's own listener."""
+
+STALLED = 30.0  # seconds that a page may take nothing of its answer
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -83,19 +86,34 @@ def _for_django(body: bytes, receive: Receive, send: Send) -> tuple[Receive, Sen
 
     That the client has hung up is heard once the answer has begun, which ends a stream. Not before: Django would cancel
     the middleware, and asgiref then leaves a future behind whose exception nobody retrieves (asgiref 3.13.0,
-    SyncToAsync.__call__). Views that are in a thread go on anyway.
+    SyncToAsync.__call__). Views that are in a thread go on anyway. A page that doesn't read has hung up, too: a stream
+    would wait for it for ever.
     """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
-    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    begun, stalled = asyncio.Event(), loop.create_future()
 
     async def receive_next() -> Mapping[str, Any]:
         if messages:
             return messages.pop()
         await begun.wait()
-        return await receive()
+        heard = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({heard, stalled}, return_when=asyncio.FIRST_COMPLETED)
+            return heard.result() if heard.done() else {"type": "http.disconnect"}
+        finally:
+            heard.cancel()
+
+    def stall() -> None:
+        if not stalled.done():
+            stalled.set_result(None)
 
     async def send_on(message: Mapping[str, Any]) -> None:
-        await send(message)
+        timer = loop.call_later(STALLED, stall)
+        try:
+            await send(message)
+        finally:
+            timer.cancel()
         begun.set()
 
     return receive_next, send_on
@@ -171,7 +189,7 @@ class ProxyHandler:
             stats.add(Stats.api_refusals["500"])
             response = HttpResponse(b'{"result":"NG"}', status=500, content_type=protocol.JSON)
         if response is None:
-            await self._fallback(scope, *_for_django(body, receive, send))
+            await self._by_django(scope, *_for_django(body, receive, send))
             return
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
         if isinstance(response, StreamingHttpResponse):
@@ -185,6 +203,16 @@ class ProxyHandler:
         if self._log:
             path, taken = self._in_log(scope["path"]), perf_counter() - started
             logs.log_request(scope["method"], path, response.status_code, taken, scope["headers"])
+
+    async def _by_django(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Django answer, in a task of its own.
+
+        Cancelled, it leaves tasks behind that nobody looks after (Django 5.2, ASGIHandler.handle). So it isn't when the
+        server ends and this took too long: what still runs then ends with the event loop.
+        """
+        answering = asyncio.ensure_future(self._fallback(scope, receive, send))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(answering)
 
     async def _stream(self, response: StreamingHttpResponse, send: Send) -> None:
         """The body, piece by piece, each when the server has taken the one before. Without its end it is broken off."""

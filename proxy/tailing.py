@@ -31,6 +31,7 @@ SILENCE = 3 * KEEP_ALIVE  # seconds without a byte, after which a node counts as
 NODES_LAST = 5.0  # seconds that the registry's list of nodes is believed
 AGAIN = 1.0  # seconds until a node that couldn't be asked is asked again
 MAX_NODES = 50
+MAX_WAITING = 256  # reports that a reader who is too slow has before him; more are dropped, and counted
 
 
 async def tail(key: str, contents: bool) -> AsyncGenerator[Report, None]:
@@ -60,7 +61,7 @@ async def _through_cluster(key: str, contents: bool) -> AsyncGenerator[Report | 
 
 async def through_nodes(key: str, contents: bool) -> AsyncGenerator[Report | None, None]:
     """What happens at any node, and None every now and then while nothing does. Raises CommandError."""
-    told: asyncio.Queue[tuple[ApiPlace, Report]] = asyncio.Queue()
+    told = _Told()
     followed: dict[ApiPlace, asyncio.Task[None]] = {}
     absent: set[ApiPlace] = set()
     due, alone = 0.0, False
@@ -109,7 +110,24 @@ def living() -> set[ApiPlace]:
         close_old_connections()
 
 
-async def _follow(place: ApiPlace, key: str, contents: bool, told: "asyncio.Queue[tuple[ApiPlace, Report]]") -> None:
+class _Told(asyncio.Queue[tuple[ApiPlace, Report]]):
+    """What the nodes have told, until it is read."""
+
+    _dropped = 0
+
+    def tell(self, place: ApiPlace, report: Report) -> None:
+        """Add it, if it is one that can't be missed or there is room."""
+        if "connection" in report and self.qsize() >= MAX_WAITING:
+            self._dropped += (report.get("count") or 1) if report["what"] == reports.MISSED else 1
+            return
+        if self._dropped:
+            found = {"what": reports.MISSED, "at": reports.moment(), "count": self._dropped}
+            self.put_nowait((place, found))
+            self._dropped = 0
+        self.put_nowait((place, report))
+
+
+async def _follow(place: ApiPlace, key: str, contents: bool, told: _Told) -> None:
     """Read what one node tells, again and again. Raises CommandError when it refuses."""
     name = f"node {place.host} at {place.endpoint}"
     lost = ""
@@ -120,14 +138,14 @@ async def _follow(place: ApiPlace, key: str, contents: bool, told: "asyncio.Queu
             return  # the answer ends as well
         if lost:
             lost = ""
-            told.put_nowait((place, _own(reports.REGAINED, name)))
-        told.put_nowait((place, report))
+            told.tell(place, _own(reports.REGAINED, name))
+        told.tell(place, report)
 
     while True:
         why = f"{name} {await _stream(place, key, contents, on_report)}"
         if why != lost:
             lost = why
-            told.put_nowait((place, _own(reports.LOST, why)))
+            told.tell(place, _own(reports.LOST, why))
         await asyncio.sleep(AGAIN)
 
 

@@ -1,13 +1,15 @@
 """The lean handler: what it serves itself, how it reads bodies, what it never lets out."""
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
 import pytest
+from django.core.asgi import get_asgi_application
 from django.test import override_settings
 
-from proxy import conf, delivery
+from proxy import conf, delivery, handlers
 from proxy.handlers import ProxyHandler
 from tests.asgi import ask
 
@@ -52,6 +54,55 @@ async def test_django_hears_of_a_hang_up_once_its_answer_has_begun() -> None:
 
     await ProxyHandler(django)({"type": "http", "method": "GET", "path": "/admin/", "headers": []}, receive, send)
     assert heard == ["http.response.start", "http.disconnect"]
+
+
+class Frozen:
+    """A page that takes nothing of Django's answer, and the server behind it."""
+
+    def __init__(self) -> None:
+        self.asked, self.gone = asyncio.Event(), asyncio.Event()
+        self.parts = [{"type": "http.request", "body": b"", "more_body": False}]
+        self.complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: self.complaints.append(complaint))
+
+    async def receive(self) -> Any:
+        if self.parts:
+            return self.parts.pop()
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.asked.set()
+            await self.gone.wait()
+
+    def answer(self) -> asyncio.Task[None]:
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "GET", "path": "/admin/login/", "headers": headers, "query_string": b""}
+        return asyncio.create_task(ProxyHandler(get_asgi_application())(scope, self.receive, self.send))
+
+
+async def test_a_page_that_reads_nothing_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "STALLED", 0.05)
+    page = Frozen()
+    async with asyncio.timeout(5):
+        await page.answer()
+    assert page.asked.is_set()
+    assert page.complaints == []
+
+
+async def test_the_server_ends_while_a_page_reads_nothing() -> None:
+    """uvicorn cancels it then, and the log would be full of tracebacks."""
+    page = Frozen()
+    answering = page.answer()
+    async with asyncio.timeout(5):
+        await page.asked.wait()
+        answering.cancel()
+        await answering
+    page.gone.set()
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert page.complaints == []
 
 
 async def test_half_a_body_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

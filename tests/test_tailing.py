@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.remote import ApiPlace
+from proxy.tailing import MAX_WAITING, _Told
 from tests.clients import client, receive, send
 from tests.servers import Servers
 from tests.test_tail import Tail
@@ -38,3 +40,18 @@ async def test_two_nodes_of_one_database(servers: Servers, fresh: Callable[[str]
                 await tail.report("regained")
                 await tail.report("session")
     await asyncio.gather(one.stop(), two.stop())
+
+
+def test_a_reader_that_stands_still() -> None:
+    """What waits for him is bounded; how much he has missed he is told, and how things stand."""
+    told, place = _Told(), ApiPlace("host", "127.0.0.1:1")
+    for number in range(MAX_WAITING + 10):
+        told.tell(place, {"what": "sent", "connection": "one", "n": number})
+    told.tell(place, {"what": "missed", "connection": "one", "count": 7})
+    told.tell(place, {"what": "absent"})
+    found = [told.get_nowait()[1] for _ in range(told.qsize())]
+    assert [report["n"] for report in found[:MAX_WAITING]] == list(range(MAX_WAITING))
+    assert [(report["what"], report.get("count")) for report in found[MAX_WAITING:]] == [
+        ("missed", 17),
+        ("absent", None),
+    ]
