@@ -35,6 +35,7 @@ from proxy.worker import READY, REPLACE, Worker
 GRACEFUL_SHUTDOWN = 2  # seconds after the drain for clients that don't read, and for requests under way
 HURRIED_SHUTDOWN = 1  # seconds for the same after a second signal
 LEAVE_LEAST = 1.0  # seconds for what was accepted just before a successor took over
+NO_SUCCESSOR = "SIGUSR2: a single process has nobody to take over from it; it needs a restart, or --workers 2"
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
 logger = logging.getLogger("proxy.server")
@@ -153,7 +154,7 @@ class _Server(uvicorn.Server):
             await self._listen(listener, None if is_api else self._tls, {API: True} if is_api else {})
         take_signal(signal.SIGHUP, reload)
         if not self._worker:
-            take_signal(signal.SIGUSR2, _refuse_replacement)
+            take_signal(signal.SIGUSR2, partial(logger.error, NO_SUCCESSOR))
         for announcement in self._announcements:
             logger.info(announcement)
         if self._worker and self._worker.waits:
@@ -240,11 +241,10 @@ def serve(
     where = [place.in_words(address) for place, address in zip(places(options), addresses, strict=True)]
     name = f"{worker.name} " if worker else ""
     announcements = [f"{name}listening on {where[0]}", *(f"{name}API on {api}" for api in where[1:])]
+    server = _Server(uvicorn_config(application, options), tls, announcements, options, worker)
     try:
-        _Server(uvicorn_config(application, options), tls, announcements, options, worker).run(list(sockets))
+        # uvicorn's own way turns asyncio's debug mode off on Python 3.11, whatever PYTHONASYNCIODEBUG says.
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(server.serve(list(sockets)))
     finally:
         ignore_signals()
-
-
-def _refuse_replacement() -> None:
-    logger.error("SIGUSR2: a single process has nobody to take over from it; it needs a restart, or --workers 2")
