@@ -39,9 +39,9 @@ TROUBLE = re.compile(
 development mode only (`make debug`)."""
 SLOW = re.compile(r"Executing <.* took (\d+\.\d+) seconds")
 """What asyncio's debug mode says of a callback that held the event loop up (`make debug`)."""
-SLOW_LIMIT = 0.5
-"""Seconds. asyncio's own 0.1 s is passed now and then by anything when several processes share two cores, with debug
-mode on; 0.2 s was the worst of all tests. uvloop times tasks and timers, not what comes in from sockets."""
+SLOW_LIMIT = 1.0
+"""Seconds. asyncio's own 0.1 s is passed by anything when several processes share two cores, with debug mode on: up to
+0.7 s were seen. uvloop times tasks and timers, not what comes in from sockets."""
 
 Address = tuple[str, int] | str
 """Host and port, or the path of a UNIX socket."""
