@@ -133,7 +133,7 @@ def log_entries(sessions: Iterable[Session], user_id: Any, message: str) -> list
         LogEntry(
             user_id=user_id,
             content_type=ContentType.objects.get_for_model(session, for_concrete_model=False),
-            object_id=str(session.pk),
+            object_id=str(session.pk) if session.pk else None,
             object_repr=str(session)[:200],
             action_flag=CHANGE,
             change_message=message,

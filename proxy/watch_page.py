@@ -54,11 +54,13 @@ def stream(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     except Unavailable as error:
         return event_stream.refusal(error)
     if contents:
-        log_entries(Session.objects.filter(key=key, ended_at=None), request.user.pk, "Watch, with contents")
+        live = list(Session.objects.filter(key=key, ended_at=None))
+        # Nobody has the key yet, as far as is known: what its next session says is seen, too.
+        log_entries(live or [Session(key=key)], request.user.pk, "Watch, with contents")
     # Without Redis a node knows of its own sessions only.
     alone = options().clustered or len(tailing.living()) < 2
     found = watcher.reports() if alone else _from_all_nodes(key, contents, watcher)
-    return event_stream.answer(request, VIEW, found)
+    return event_stream.answer(request, CHANGE if contents else VIEW, found)
 
 
 async def _from_all_nodes(key: str, contents: bool, place: Watcher) -> AsyncGenerator[Report | None, None]:

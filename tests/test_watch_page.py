@@ -76,6 +76,18 @@ for change in ("logout", "permission", "inactive"):
     print(change, "ended it")
 """
 
+NEEDED = """
+from django.contrib.auth.models import User
+from django.test import RequestFactory
+from proxy import event_stream, watch_page
+
+event_stream.answer = lambda request, permission, found: permission
+for name in ("ada", "viewer"):
+    request = RequestFactory().get("/", {"key": "somebody"})
+    request.user = User.objects.get(username=name)
+    print(name, watch_page.stream(request))
+"""
+
 
 @pytest.fixture(scope="module")
 async def site(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
@@ -156,6 +168,15 @@ async def test_another_nodes_session(servers: Servers, browser: Browser, site: S
     await there.stop()
 
 
+async def test_that_a_key_is_watched_before_it_connects_is_in_the_log(site: Site, browser: Browser, key: str) -> None:
+    """What it will say is seen, too."""
+    async with site.staff(browser) as page:
+        await watch(page, site, key, "absent")
+        await page.goto(f"{site.url}")  # which lists what was done last
+        await expect(page.locator("#recent-actions-module")).to_contain_text(key)
+    assert json.loads(site.run(LOG, key=key)) == [["ada", "Watch, with contents"]]
+
+
 async def test_a_viewer_sees_sizes_only(site: Site, browser: Browser, key: str) -> None:
     async with site.staff(browser, "viewer") as page, client(site, key):
         await watch(page, site, key)
@@ -208,6 +229,11 @@ async def test_more_than_a_process_takes(site: Site, browser: Browser, key: str)
 def test_whoever_may_not_look_any_more(site: Site) -> None:
     """Logged out, without the permission, or inactive: the stream ends."""
     assert site.run(ALLOWED).splitlines() == ["logout ended it", "permission ended it", "inactive ended it"]
+
+
+def test_who_may_not_change_sessions_any_more_sees_no_contents(site: Site) -> None:
+    """The permission that is looked at again and again is the one that contents were shown for."""
+    assert site.run(NEEDED).splitlines() == ["ada proxy.change_session", "viewer proxy.view_session"]
 
 
 async def test_pictures(site: Site, browser: Browser, pictures: Path, fresh: Callable[[str], str]) -> None:
