@@ -18,7 +18,7 @@ def in_line(report: Report) -> str:
 def _time(moment: str) -> str:
     try:
         return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    except ValueError:
+    except (ValueError, OverflowError):
         return "--:--:--.---"
 
 
@@ -34,7 +34,7 @@ def _words(report: Report) -> str:
         case reports.SESSION:
             return f"session {get('key')} at {get('node')}, from {get('remote')}, {get('path')}, since {get('since')}"
         case reports.CLOSED:
-            return f"closed, {get('code')} {get('reason')}, after {(get('ms') or 0) / 1000:.1f} s"
+            return f"closed, {get('code')} {get('reason')}, after {_seconds(get('ms'))}"
         case reports.REFUSED:
             return f"refused with {get('status')}: {get('reason')}"
         case reports.ABSENT:
@@ -45,6 +45,10 @@ def _words(report: Report) -> str:
             return "watching again"
         case _:
             return f"{what}: {get('reason', '')}"
+
+
+def _seconds(ms: object) -> str:
+    return f"{ms / 1000:.1f} s" if isinstance(ms, int | float) else "? s"
 
 
 def _bytes(size: object) -> str:

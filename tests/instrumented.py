@@ -1,7 +1,8 @@
 """`manage.py runproxy` with what can't be caused, or seen, from outside. Servers of the kind "instrumented" run this.
 
-PING_INTERVAL: seconds between the pings of a connection. At SIGRTMIN a line of JSON is added to LOOK_FILE: what
-the process holds. A frame "boom" from a client meets a bug in the handler, "boom later" one on its way to the backend.
+PING_INTERVAL: seconds between the pings of a connection. WATCH_LEASE: seconds that a watch lasts. At SIGRTMIN a line of
+JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the handler, "boom later"
+one on its way to the backend.
 """
 
 from __future__ import annotations
@@ -61,11 +62,13 @@ def break_handlers() -> None:
 
 def main() -> None:
     """Serve."""
-    from proxy import keepalive
+    from proxy import keepalive, watching
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")
     if interval := os.environ.get("PING_INTERVAL"):
         keepalive.INTERVAL = float(interval)
+    if lease := os.environ.get("WATCH_LEASE"):
+        vars(watching)["LEASE"] = float(lease)
     signal.signal(signal.SIGRTMIN, write_look)
     import django
 

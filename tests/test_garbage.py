@@ -17,7 +17,9 @@ from tests.backend import Answer, Backend
 from tests.clients import RawWebSocket, client, close, ending, masked, send
 from tests.redis_servers import RedisServer, eventually
 from tests.servers import Server, Servers
+from tests.watchers import Watch
 
+WATCH_LEASE = 1.0  # seconds that a tap stays after its session
 SCRIPT = """
 import gc
 from proxy.garbage import tune_garbage_collector
@@ -60,7 +62,11 @@ async def node(backend: Backend, redis: RedisServer, tmp_path_factory: pytest.Te
     directory = tmp_path_factory.mktemp("garbage")
     servers = Servers(backend, directory, redis.url)
     file = directory / "look"
-    env = servers.cluster_env() | {"LOOK_FILE": str(file), "EKBO_MAX_MESSAGE_SIZE": "1000"}
+    env = servers.cluster_env() | {
+        "LOOK_FILE": str(file),
+        "EKBO_MAX_MESSAGE_SIZE": "1000",
+        "WATCH_LEASE": str(WATCH_LEASE),
+    }
     yield Node(await servers.start("instrumented", env), file)
     await servers.stop()
 
@@ -70,6 +76,24 @@ async def client_closes(server: Server, key: str) -> None:
         await connection.send("hello")
         await send(server, key)
         await connection.recv()
+
+
+async def watched(server: Server, key: str) -> None:
+    """Whose watcher goes first."""
+    async with client(server, key) as connection, Watch.open(server, key) as watch:
+        await watch.next("session")
+        await connection.send("hello")
+        await send(server, key)
+        await connection.recv()
+        await watch.next("callback")
+
+
+async def watched_to_the_end(server: Server, key: str) -> None:
+    """Its tap outlasts it."""
+    async with client(server, key) as connection, Watch.open(server, key) as watch:
+        await watch.next("session")
+        await connection.close()
+        await watch.next("closed")
 
 
 async def client_vanishes(server: Server, key: str) -> None:
@@ -106,17 +130,28 @@ async def refused(server: Server, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "life", [client_closes, client_vanishes, backend_closes, another_owns_the_key, too_large, no_utf8, refused]
+    "life",
+    [
+        client_closes,
+        watched,
+        watched_to_the_end,
+        client_vanishes,
+        backend_closes,
+        another_owns_the_key,
+        too_large,
+        no_utf8,
+        refused,
+    ],
 )
 async def test_a_connection_leaves_no_garbage(
     node: Node, backend: Backend, life: Callable[[Server, str], Awaitable[None]]
 ) -> None:
-    """Of each kind of end fifty, after one that may make what is made once."""
+    """Of each kind of end 25, after one that may make what is made once."""
     backend.on("/connect", "refused", Answer(401, close=True))
     await life(node.server, f"{life.__name__}0")
     await asyncio.sleep(0.2)  # the server's side ends a little later
     await node.garbage()
-    for number in range(1, 51):
+    for number in range(1, 26):
         await life(node.server, f"{life.__name__}{number}")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(WATCH_LEASE + 0.2 if life is watched_to_the_end else 0.2)
     assert await node.garbage() < 5

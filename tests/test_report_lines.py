@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.report_lines import in_line
@@ -48,7 +48,9 @@ def test_lines(report: dict[str, object], expected: str) -> None:
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
 
-@given(st.dictionaries(st.sampled_from(["at", "connection", "kind", "size", "content", "key"]), VALUES))
+@given(st.dictionaries(st.sampled_from(["at", "connection", "kind", "size", "content", "key", "ms"]), VALUES))
+@example({"ms": "soon"})
+@example({"at": "0001-01-01T00:00:00+14:00"})
 def test_whatever_a_node_says(report: dict[str, object]) -> None:
     for what in ("sent", "callback", "session", "closed", "new"):
         assert in_line(report | {"what": what}).isprintable()
