@@ -15,6 +15,7 @@ from django import forms
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
 
 from proxy import conf, delivery, remote
 from proxy.delivery import Delivery
@@ -118,8 +119,11 @@ def carry_out(order: Order, sessions: Sequence[Session], user_id: Any) -> dict[s
     elsewhere = {session.key for session in sessions if not _is_here(session)}
     failures = async_to_sync(_deliver)(order, {session.key for session in sessions} - elsewhere)
     if elsewhere:
-        with remote.reach() as push:
-            failures |= dict.fromkeys(elsewhere, "") | push(order, list(elsewhere))
+        try:
+            with remote.reach() as push:
+                failures |= dict.fromkeys(elsewhere, "") | push(order, list(elsewhere))
+        except CommandError as error:  # such as a certificate that can't be read
+            failures |= dict.fromkeys(elsewhere, str(error))
     failures = {key: why.removeprefix("kuiperbelt: ") for key, why in failures.items()}
     for entry, session in zip(log, sessions, strict=True):
         entry.change_message += f": {failures[session.key] or 'done'}"

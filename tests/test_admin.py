@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 
 from tests.admin_site import DESK, PHONE, Site, migrate, run_script, running_site, script_env
 from tests.backend import Backend
+from tests.certificates import Certificate
 from tests.clients import ending, receive
 from tests.postgres import PostgresServer
 from tests.servers import ALONE, Servers
@@ -37,6 +38,16 @@ ENDED = """
 now = timezone.now()
 Session.objects.filter(key__in=keys).update(
     ended_at=now, code=1006, reason="lost", gave_up=True, attempts=9, next_attempt_at=None, last_error="<b>refused</b>")
+"""
+BLIND = """
+import os
+from django.contrib.auth.models import User
+from proxy import conf
+from proxy.remote import Order
+from proxy.staff_actions import carry_out
+cert = conf.options().tls_cert
+os.remove(cert)
+print(carry_out(Order(None, 1000), Session.objects.filter(key=key), User.objects.get(username="ada").pk)[key])
 """
 LOG = """
 from django.contrib.admin.models import LogEntry
@@ -188,6 +199,15 @@ async def test_many_at_once_and_what_became_of_each(site: Site, browser: Browser
         assert sorted(entry[2].partition(": ")[2].partition(" at ")[0] for entry in log) == [
             "done", "node gone.example", "session is not found",
         ]  # fmt: skip
+
+
+async def test_a_certificate_that_cannot_be_read(site: Site, tmp_path: Path, key: str) -> None:
+    """Another node can't be asked then: that is said, and stands in the log."""
+    certificate = Certificate(tmp_path)
+    make(site, key)
+    why = run_script(dict(site.env) | certificate.env, BLIND, key=key).strip()
+    assert why.startswith("expected the nodes' certificate, PEM, in ")
+    assert json.loads(site.run(LOG, keys=[key])) == [["ada", key, f"Close with code 1000: {why}"]]
 
 
 async def test_another_nodes_session(
