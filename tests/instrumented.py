@@ -1,8 +1,8 @@
 """`manage.py runproxy` with what can't be caused, or seen, from outside. Servers of the kind "instrumented" run this.
 
 PING_INTERVAL: seconds between the pings of a connection. WATCH_LEASE: seconds that a watch lasts. At SIGRTMIN a line of
-JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the handler, "boom later"
-one on its way to the backend.
+JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the handler, "boom
+later" one on its way to the backend.
 """
 
 from __future__ import annotations
