@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def asyncio_is_content(_complaints: _Complaints) -> Iterator[None]:
     _complaints.lines.clear()
     yield
     assert not _complaints.lines, "\n\n".join(_complaints.lines)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works() -> None:
+    """Run in the background by a shell, tests ignore SIGINT, and the commands that they start would as well."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
