@@ -98,6 +98,7 @@ def config(port: int) -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
     )
 

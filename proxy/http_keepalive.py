@@ -18,6 +18,9 @@ from proxy.http_reader import HttpReader
 from proxy.stats import stats
 from proxy.sweep import Sweeper
 
+# Seconds between requests. Callers should be the ones who close: a push that meets our close is lost, and no client may
+# repeat it by itself. nginx keeps a connection to us for 60 s, most HTTP libraries for less.
+REST = 75
 LOOKS = 10  # within the shortest time-out, so that none takes more than a fifth longer
 SHORT_REST = 1.0  # seconds after an answer in which the next request is likely, and nobody closes the connection
 

@@ -23,10 +23,10 @@ from proxy.drain import STEP, drain, exit_on_signals, ignore_signals, take_signa
 from proxy.endpoint import listening_on
 from proxy.garbage import tune_garbage_collector
 from proxy.handlers import API
+from proxy.http_keepalive import REST
 from proxy.keepalive import KeepAlive
 from proxy.listeners import BACKLOG, Sockets, places, socket_files
 from proxy.protocol import header_values
-from proxy.push_lane import PushLane
 from proxy.reload import reload
 from proxy.tls import HANDSHAKE_LIMIT, SHUTDOWN_LIMIT
 from proxy.websocket import Serving, WebSocketProtocol
@@ -36,12 +36,13 @@ GRACEFUL_SHUTDOWN = 2  # seconds after the drain for clients that don't read, an
 HURRIED_SHUTDOWN = 1  # seconds for the same after a second signal
 LEAVE_LEAST = 1.0  # seconds for what was accepted just before a successor took over
 NO_SUCCESSOR = "SIGUSR2: a single process has nobody to take over from it; it needs a restart, or --workers 2"
+HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 MAX_HEAD_SIZE = 512 * 1024  # bytes of one request's line and headers: room for 1,000 session keys of any length
 
 logger = logging.getLogger("proxy.server")
 
 
-class HttpProtocol(PushLane):
+class HttpProtocol(push_lane.PushLane):
     """uvicorn's HTTP protocol, the push lane, a limit on headers, which httptools lacks, and our WebSocket side."""
 
     _running: RequestResponseCycle | None = None
@@ -54,9 +55,7 @@ class HttpProtocol(PushLane):
         # what came since the last piece of the body is trailers, which the parser keeps until their end.
         if self.head_size > MAX_HEAD_SIZE and (self.reads_head or self.reads_body) and not self.transport.is_closing():
             if self.reads_head:  # else the answer may have begun
-                self.transport.write(
-                    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                )
+                self.transport.write(HEAD_TOO_LARGE)
             self.transport.close()
 
     def _get_upgrade(self) -> bytes | None:
@@ -120,6 +119,7 @@ def uvicorn_config(application: Any, options: Options) -> uvicorn.Config:
         server_header=False,
         access_log=False,  # uvicorn's would show query strings
         log_config=None,
+        timeout_keep_alive=REST,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN,
     )
 

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from proxy.conf import Options
 from proxy.handlers import Receive, Scope, Send
 from proxy.push_lane import PushLane
+from proxy.server import uvicorn_config
 from proxy.stats import stats
 from tests.clients import dripped, hung_up
 
@@ -65,6 +66,11 @@ async def answered(reader: asyncio.StreamReader) -> None:
 
 
 # At rest
+
+
+def test_callers_close_first() -> None:
+    """nginx keeps a connection to the proxy for 60 s (its keepalive_timeout for upstreams)."""
+    assert uvicorn_config(application, Options(connect_callback="http://127.0.0.1:9/")).timeout_keep_alive > 60
 
 
 async def test_a_connection_at_rest_is_ended() -> None:
