@@ -70,6 +70,7 @@ class Link(asyncio.Protocol):
                 await connection.send_command(*HELLO)
                 require_master(await connection.read_response())
             self.number = await _identify(connection, predecessor)
+            heed_cancellation()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -207,6 +208,12 @@ def require_master(hello: Mapping[bytes, Any]) -> None:
     there, so that half of the cluster at either would take the other half's sessions for missing."""
     if hello.get(b"role") in (b"replica", b"slave"):
         raise ConnectionError("expected a master, found a replica")
+
+
+def heed_cancellation() -> None:
+    """Raise CancelledError if this task was cancelled: Python 3.11's wait_for, which redis-py uses, can lose that."""
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _identify(connection: Any, predecessor: int) -> int:

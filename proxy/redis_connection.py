@@ -17,7 +17,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import RedisError
 
 from proxy.exceptions import ClusterLost, ClusterUnreachable
-from proxy.link import HELLO, LOST, Link, OnReply, require_master
+from proxy.link import HELLO, LOST, Link, OnReply, heed_cancellation, require_master
 from proxy.redis_hosts import close_pool
 from proxy.stats import Stats, stats
 
@@ -141,8 +141,7 @@ class RedisConnection:
                 except Exception as error:
                     logger.exception("Redis %s: unexpected error", self._name)
                     self._lose(type(error).__name__)
-                delay = next(delays, RETRY_DELAYS[-1])
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # not for security  # noqa: S311  # nosec B311
+                await asyncio.sleep(next(delays, RETRY_DELAYS[-1]) * random.uniform(0.8, 1.2))  # noqa: S311  # nosec B311
         finally:
             self._leave()
             await close_pool(self._pool)
@@ -175,6 +174,7 @@ class RedisConnection:
     async def _watch(self) -> None:
         """Until the link is lost, or its subscription turns out to be dead, or the master another one."""
         while True:
+            heed_cancellation()
             await asyncio.wait([self._lost, self._doubted], timeout=PROBE_PERIOD, return_when=asyncio.FIRST_COMPLETED)
             self._doubted = asyncio.get_running_loop().create_future()
             if self._lost.done():

@@ -226,3 +226,13 @@ async def test_what_an_acl_forbids_is_known_before_it_counts_as_connected(
         await server.execute("ACL", "SETUSER", "app", f"+{command}")
         await kept.up(timeout=2)
         await kept.end()
+
+
+async def test_it_ends_whenever_it_is_cancelled(private: RedisServer) -> None:
+    """Also in the turn in which redis-py's wait_for is done."""
+    for turns in range(60):
+        kept = Kept(private.url)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await kept.end()
