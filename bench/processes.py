@@ -71,13 +71,13 @@ def cpu_seconds(root: int) -> float:
     return sum(clocks(root).values())
 
 
-def memory_kib(root: int) -> float:
-    """Return the proportional set size of a process tree in KiB."""
+def memory_kib(root: int, kind: str = "Pss") -> float:
+    """Return the proportional set size of a process tree in KiB; kind "Pss_Anon": without what files are mapped."""
     total = 0
     for pid in tree(root):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(f"{kind}:"):
                     total += int(line.split()[1])
     return float(total)
 

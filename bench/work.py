@@ -69,9 +69,9 @@ class Stage:
         """Return the CPU seconds that all servers have used so far, Redis among them."""
         return sum(cpu_seconds(process.pid) for process in (*self.servers.processes, *self.redises()))
 
-    def memory(self) -> float:
+    def memory(self, kind: str = "Pss") -> float:
         """Return the proportional set size of the servers in KiB; Redis says its own."""
-        return sum(memory_kib(process.pid) for process in self.servers.processes)
+        return sum(memory_kib(process.pid, kind) for process in self.servers.processes)
 
     def redises(self) -> list[Process]:
         """Return the Redis server, if there is one."""
