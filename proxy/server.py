@@ -69,8 +69,8 @@ class HttpProtocol(push_lane.PushLane):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        if drain.replaced and not self.pipeline:
-            cycle.keep_alive = False  # so that whoever keeps connections goes to the successor
+        if (drain.begun or drain.replaced) and not self.pipeline:
+            cycle.keep_alive = False  # so that nobody asks again on it just as this process goes
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -184,8 +184,8 @@ class _Server(uvicorn.Server):
         If a successor has them it gets all that is new, and what has come before is served for as long.
         """
         began = monotonic()
+        push_lane.hand_all_on(self.server_state.connections)
         if drain.replaced:
-            push_lane.hand_all_on(self.server_state.connections)
             for listener in self.servers:
                 listener.close()
         alive = self.server_state.connections
