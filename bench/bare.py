@@ -5,7 +5,7 @@ Run by bench.systems, on uvicorn (`python -m bench.bare --port 9180`) or on daph
 
 import argparse
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -17,6 +17,22 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 SESSION_HEADER = b"x-kuiperbelt-session"
 
 connections: dict[str, Send] = {}
+
+
+class Others(Protocol):
+    """The way to other processes' sessions (bench.bare_cluster)."""
+
+    def come(self, key: str) -> None:
+        """A session is here now."""
+
+    def gone(self, key: str) -> None:
+        """It is here no more."""
+
+    async def push(self, key: str, text: str) -> bool:
+        """Push to a session of another process; False if no process has it."""
+
+
+others: Others | None = None
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -34,6 +50,8 @@ async def hold(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     key = scope["query_string"].decode().removeprefix("key=")
     await receive()
     connections[key] = send
+    if others:
+        others.come(key)
     try:
         await send({"type": "websocket.accept"})
         while (await receive())["type"] != "websocket.disconnect":
@@ -41,6 +59,8 @@ async def hold(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     finally:
         if connections.get(key) is send:
             del connections[key]
+            if others:
+                others.gone(key)
 
 
 async def answer(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -64,11 +84,12 @@ async def push(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bool
     complete = True
     for name, value in headers:
         if name == SESSION_HEADER:
-            deliver = connections.get(value.decode())
-            if deliver is None:
-                complete = False
-            else:
+            key = value.decode()
+            deliver = connections.get(key)
+            if deliver is not None:
                 await deliver({"type": "websocket.send", "text": text})
+            elif others is None or not await others.push(key, text):
+                complete = False
     return complete
 
 

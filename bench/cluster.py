@@ -1,8 +1,8 @@
 """The cluster's rounds: who stands where. Used by bench.cluster_command; the work itself is in bench.cluster_work.
 
-Four sides take turns. `alone` is one process without Redis. `local` and `remote` are two processes A and B with one
+Six sides take turns. `alone` is one process without Redis. `local` and `remote` are two processes A and B with one
 Redis, all sessions on A: the sends go to A or to B. `workers` is `runproxy --workers N` with Redis, sessions and sends
-on its port.
+on its port. `bare-local` and `bare-remote` are `local` and `remote` of the yardstick (bench.bare_cluster).
 """
 
 import sys
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from math import nan
 
 from .cluster_work import rows
 from .ground import Ground, Servers, ground
@@ -19,8 +20,8 @@ from .run import Round, take_turns
 from .systems import SYSTEMS
 from .work import Plan, Stage
 
-SIDES = ("alone", "local", "remote", "workers")
-SYSTEM = SYSTEMS["ours-uvicorn"]
+SIDES = ("alone", "local", "remote", "workers", "bare-local", "bare-remote")
+SYSTEM, BARE = SYSTEMS["ours-uvicorn"], SYSTEMS["bare-uvicorn"]
 
 
 def proxy(on: Ground, port: int, redis: RedisServer | None, *arguments: str) -> Process:
@@ -63,15 +64,30 @@ def workers(plan: Plan) -> Iterator[Stage]:
         yield Stage(plan, servers, on.load(SYSTEM.name, port))
 
 
+@contextmanager
+def bare_pair(plan: Plan) -> Iterator[Stage]:
+    """As `pair`, of the yardstick."""
+    with ground() as on:
+        redis = on.redis()
+        ports = free_port(), free_port()
+        command = [sys.executable, "-m", "bench.bare_cluster", "--redis", str(redis.port), "--port"]
+        processes = tuple(on.launch([*command, str(port)]) for port in ports)
+        for process, port in zip(processes, ports, strict=True):
+            process.wait_ready(port, BARE.ping_path)
+        yield Stage(plan, Servers(processes, *ports, redis), on.load(BARE.name, ports[0]))
+
+
 def measure(plan: Plan) -> Round:
     """Do all the work with freshly started processes."""
     with ExitStack() as stack:
-        local = stack.enter_context(pair(plan))
+        local, bare = stack.enter_context(pair(plan)), stack.enter_context(bare_pair(plan))
         stages = {
             "alone": stack.enter_context(alone(plan)),
             "local": local,
             "remote": replace(local, send_port=local.servers.send_port),
             "workers": stack.enter_context(workers(plan)),
+            "bare-local": bare,
+            "bare-remote": replace(bare, send_port=bare.servers.send_port),
         }
         measures: Round = {name: {} for name in SIDES}
         for row in rows(stages):
@@ -95,6 +111,6 @@ def run(plan: Plan, rounds: int) -> list[Round]:
 def progress(values: Mapping[str, float]) -> str:
     """Return the figures of one side that show whether a run makes sense."""
     return (
-        f"send {values['send_cpu_us']:.1f} us, fan-out {values['fanout_cpu_us']:.1f} us,"
+        f"send {values['send_cpu_us']:.1f} us, fan-out {values.get('fanout_cpu_us', nan):.1f} us,"
         f" {values['send_per_second']:.0f} sends/s, p99 {values['paced_p99_ms']:.2f} ms"
     )

@@ -133,15 +133,21 @@ class MeteredClose(Work):
 
 
 def rows(stages: Mapping[str, Stage]) -> Iterator[dict[str, Work]]:
-    """Yield the kinds of work in order, each for its sides; `remote` has the sessions of `local`."""
+    """Yield the kinds of work in order, each for its sides; `remote` has the sessions of `local`.
+
+    The yardstick, likewise, only connects (and asks no backend for that) and does single pushes.
+    """
     plan: Plan = stages["local"].plan
-    connecting = {name: stage for name, stage in stages.items() if name != "remote"}
-    yield {name: MeteredWarmUp(stage) for name, stage in connecting.items()}
-    yield {name: MeteredConnect(stage) for name, stage in connecting.items()}
+    bare = {"bare-local": stages["bare-local"]}
+    ours = {name: stage for name, stage in stages.items() if not name.startswith("bare")}
+    connecting = {name: stage for name, stage in ours.items() if name != "remote"}
+    yield {name: MeteredWarmUp(stage) for name, stage in (connecting | bare).items()}
+    yield {name: MeteredConnect(stage) for name, stage in (connecting | bare).items()}
     yield {"local": Idle(stages["local"])}
     sends = [("send", 1, None), ("fanout", plan.keys, None), ("paced", 1, plan.rate), ("busy", 1, plan.busy_rate)]
     for kind, keys, rate in sends:
-        yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in stages.items()}
+        sides = stages if keys == 1 else ours
+        yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in sides.items()}
     many = plan.many_senders
     yield {name: MeteredSend(stage, "full", 1, senders=many) for name, stage in connecting.items()}
     yield {"remote": AskRedis(stages["remote"])}

@@ -162,9 +162,9 @@ def test_a_short_cluster_run_is_consistent(tmp_path: Path) -> None:
 
     assert found["versions"]["redis"]
     (only_round,) = found["rounds"]
-    assert list(only_round) == ["alone", "local", "remote", "workers"]
+    assert list(only_round) == ["alone", "local", "remote", "workers", "bare-local", "bare-remote"]
     for name, measures in only_round.items():
-        for work in ("send", "fanout", "paced", "busy"):
+        for work in ("send", "paced", "busy", *(() if name.startswith("bare") else ("fanout",))):
             assert measures[f"{work}_delivered"] == measures[f"{work}_sent"] > 0
             assert measures[f"{work}_cpu_us"] >= measures.get(f"{work}_redis_cpu_us", 0)
             assert 0 < measures[f"{work}_p50_ms"] <= measures[f"{work}_p99_ms"]
@@ -173,12 +173,14 @@ def test_a_short_cluster_run_is_consistent(tmp_path: Path) -> None:
         assert measures["paced_sent"] == 150  # the open loop sends all that is due
         assert measures["busy_sent"] == 300
         assert name in output
-    alone, local, remote, workers = only_round.values()
+    alone, local, remote, workers, bare_local, bare_remote = only_round.values()
     assert alone["send_worker2_share"] == 0 < workers["send_worker2_share"]
     assert "send_redis_cpu_us" not in alone
     assert local["send_publishes"] < 0.1  # but for those that watch the connection
     assert remote["fanout_publishes"] >= 1
     assert remote["send_publishes"] >= 1
+    assert bare_local["send_publishes"] == 0
+    assert bare_remote["send_publishes"] == pytest.approx(2, abs=0.1)  # a request and a reply, each alone
     assert remote["send_redis_in_bytes"] > 64 < remote["send_redis_out_bytes"]
     assert local["connect_subscribes"] == pytest.approx(1, abs=0.1)
     assert abs(local["redis_session_bytes"]) < 5000  # with few sessions it drowns in what else Redis does

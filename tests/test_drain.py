@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from proxy.drain import Drain
 from tests.backend import Answer, Backend
-from tests.clients import Http, client, ending, request, send
+from tests.clients import Http, client, ending, request
 from tests.evidence import Evidence, Figures
 from tests.servers import Server, Servers
 
