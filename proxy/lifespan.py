@@ -51,6 +51,7 @@ async def _finish() -> None:
         await asyncio.wait(_clean_ups, timeout=_time_to_tell())
         if _clean_ups and not conf.options().registry:
             logger.error("%d sessions: the backend wasn't told of their ends in time", len(_clean_ups))
+    sampler.end()
     await delivery.shut_down()
     await registry.shut_down()
     await callbacks.shut_down()

@@ -1,6 +1,6 @@
 """What no event tells, only looking: how late the event loop is, and how much waits. Once a second, in each process.
 
-`lifespan` begins it. What it finds goes into the process's slot of `stats`, so that any process can tell it.
+`lifespan` begins and ends it. What it finds goes into the process's slot of `stats`, so that any process can tell it.
 """
 
 import asyncio
@@ -25,7 +25,14 @@ def begin() -> None:
         _look(loop, loop.time())
 
 
+def end() -> None:
+    """Don't look any more. A look at the layer after the process has left the cluster would connect it anew."""
+    _sampled.discard(asyncio.get_running_loop())
+
+
 def _look(loop: asyncio.AbstractEventLoop, due: float) -> None:
+    if loop not in _sampled:
+        return
     stats.observe(_LAG, max(0.0, loop.time() - due))
     loop.call_at(loop.time() + PERIOD, _look, loop, loop.time() + PERIOD)
     layer = delivery.layer()

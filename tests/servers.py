@@ -118,6 +118,7 @@ class Server:
     peer: Server | None = None
     root: Path = ROOT
     """Where its code is."""
+    was_paused: bool = False
     server_errors: list[str] = field(default_factory=list)
     """Requests that were answered 500 although no backend did."""
 
@@ -194,8 +195,9 @@ class Server:
         if match := TROUBLE.search(output):
             around = output[max(0, match.start() - 400) : match.start() + 2500]
             found.append(f"{self.kind} {self.env_summary()}: {match[0]} in its log:\n{around}")
-        # Debug mode notes a stack for each future, and looks at files for it: up to seconds under libfaketime.
-        timed = "LD_PRELOAD" not in self.env
+        # A process that was hanged counts the pause as well. And debug mode notes a stack for each future and looks at
+        # files for it: up to seconds under libfaketime.
+        timed = not self.was_paused and "LD_PRELOAD" not in self.env
         slow = [match[0] for match in SLOW.finditer(output) if timed and float(match[1]) > SLOW_LIMIT]
         return found + [f"{self.kind} {self.env_summary()}: {line}" for line in slow]
 
@@ -216,6 +218,7 @@ class Server:
 
     def pause(self) -> None:
         """Hang it."""
+        self.was_paused = True
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
