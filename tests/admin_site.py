@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, StorageState, ViewportSize
+from playwright.async_api import Browser, Page, StorageState
 
-from tests.browser import Watched
+from tests.browser import DESK, Watched
 from tests.servers import ROOT, Server, Servers
 
 PASSWORD = "a long enough pass phrase"
-DESK = ViewportSize(width=1280, height=900)
-PHONE = ViewportSize(width=390, height=844)
 
 STAFF = """
 from django.contrib.auth.models import Permission, User
@@ -49,13 +47,9 @@ class Site:
         return run_script(self.env, script, **names)
 
     @asynccontextmanager
-    async def staff(
-        self, browser: Browser, name: str = "ada", viewport: ViewportSize = DESK, dark: bool = False
-    ) -> AsyncIterator[Page]:
+    async def staff(self, browser: Browser, name: str = "ada") -> AsyncIterator[Page]:
         """Somebody who is logged in; fails if anything went wrong in their pages."""
-        context = await browser.new_context(
-            viewport=viewport, color_scheme="dark" if dark else "light", storage_state=self.logins.get(name)
-        )
+        context = await browser.new_context(viewport=DESK, storage_state=self.logins.get(name))
         try:
             page = await context.new_page()
             watched = Watched(page)

@@ -3,9 +3,10 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -18,6 +19,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+DESK = ViewportSize(width=1280, height=900)
+PHONE = ViewportSize(width=360, height=740)
+LOOKS: dict[str, tuple[ViewportSize, Literal["light", "dark"]]] = {
+    "light": (DESK, "light"), "dark": (DESK, "dark"), "phone": (PHONE, "light"), "phone-dark": (PHONE, "dark"),
+}  # fmt: skip
 
 EXPECTED = ("net::ERR_", "WebSocket connection to", "status of 401", "status of 403", "EventSource's response")
 """Refused connections and logins, and a login in the place of a stream, are console errors too, and are what some tests
@@ -41,6 +48,16 @@ async def chromium(*flags: str) -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+async def looks(page: Page) -> AsyncIterator[str]:
+    """Each look of a page, by name, for a screenshot; fails if any is wider than its window."""
+    for look, (viewport, scheme) in LOOKS.items():
+        await page.set_viewport_size(viewport)
+        await page.emulate_media(color_scheme=scheme)
+        await page.evaluate("document.getAnimations().forEach(each => each.finish())")  # from one colour to the other
+        yield look
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), look
 
 
 class Watched:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, expect
 from websockets.asyncio.client import connect
 
-from tests.admin_site import DESK, PHONE, Site, migrate, run_script, running_site, script_env
+from tests.admin_site import Site, migrate, run_script, running_site, script_env
 from tests.backend import Backend
+from tests.browser import looks
 from tests.certificates import Certificate
 from tests.clients import ending, receive
 from tests.postgres import PostgresServer
@@ -350,36 +351,32 @@ FITS = "document.querySelector('.results').scrollWidth <= document.querySelector
 class TestLooks:
     """Screenshots, to be looked at; what a program can check about them is checked."""
 
-    @pytest.mark.parametrize(
-        ("label", "viewport", "dark"),
-        [("light", DESK, False), ("dark", DESK, True), ("phone", PHONE, False), ("phone-dark", PHONE, True)],
-    )
-    async def test_pictures(
-        self, site: Site, browser: Browser, pictures: Path, fresh: Callable[[str], str],
-        label: str, viewport: ViewportSize, dark: bool,
-    ) -> None:  # fmt: skip
+    async def test_pictures(self, site: Site, browser: Browser, pictures: Path, fresh: Callable[[str], str]) -> None:
         make(site, *(fresh("user") for _ in range(30)), agent="Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36")
         make(site, fresh("long") + "k" * 200, agent=HOSTILE_AGENT, address="2001:db8:1234:5678:9abc:def0:1234:5678")
         ended = fresh("ended") + "k" * 200
         make(site, ended, host="node-with-a-long-name.example.internal")
         site.run(ENDED, keys=[ended])
         site.run(RETRIED, keys=[ended])
-        async with site.staff(browser, viewport=viewport, dark=dark) as page:
+        async with site.staff(browser) as page:
             for name in ("session", "node", "closeevent"):
                 await page.goto(f"{site.url}proxy/{name}/")
-                await self.picture(page, pictures / f"{label}-{name}.png")
-                if viewport == DESK:
-                    assert await page.evaluate(FITS), f"the table of {name} is wider than its place"
+                async for look in self.pictures(page, pictures, name):
+                    if not look.startswith("phone"):
+                        assert await page.evaluate(FITS), f"the table of {name} is wider than its place"
             await page.goto(f"{site.url}proxy/session/?q=long")
             await page.locator("#result_list tbody th a").first.click()
-            await self.picture(page, pictures / f"{label}-facts.png")
+            async for _ in self.pictures(page, pictures, "facts"):
+                pass
             await page.get_by_role("button", name="Close").click()
-            await self.picture(page, pictures / f"{label}-close.png")
+            async for _ in self.pictures(page, pictures, "close"):
+                pass
 
-    async def picture(self, page: Page, path: Path) -> None:
+    async def pictures(self, page: Page, directory: Path, name: str) -> AsyncIterator[str]:
         await page.wait_for_load_state()
-        await page.screenshot(path=path)
-        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        async for look in looks(page):
+            await page.screenshot(path=directory / f"{look}-{name}.png")
+            yield look
 
 
 SPEED = """

@@ -6,22 +6,19 @@ import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
+from playwright.async_api import Browser, Locator, Page, expect
 from websockets.asyncio.client import connect
 
-from tests.admin_site import DESK, PHONE, Site, running_site
+from tests.admin_site import Site, running_site
+from tests.browser import looks
 from tests.clients import close, send
 from tests.prefork import Prefork, prefork
 from tests.servers import Servers, free_port
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
-LOOKS: tuple[tuple[str, ViewportSize, Literal["light", "dark"]], ...] = (
-    ("light", DESK, "light"), ("dark", DESK, "dark"), ("phone", PHONE, "light"), ("phone-dark", PHONE, "dark"),
-)  # fmt: skip
 LOG = """
 from django.contrib.admin.models import LogEntry
 print(json.dumps(list(LogEntry.objects.filter(object_repr="Console").values_list("user__username", "change_message"))))
@@ -204,8 +201,5 @@ async def test_pictures(site: Site, browser: Browser, pictures: Path, fresh: Cal
         await say(page, "Fine. " * 60)
         await say(page, "00 01 02 fe ff", "hex")
         await expect(calls(page, "receive callback")).to_have_count(2)
-        for label, viewport, scheme in LOOKS:
-            await page.set_viewport_size(viewport)
-            await page.emulate_media(color_scheme=scheme)
-            await page.screenshot(path=pictures / f"{label}-console.png", full_page=True)
-            assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        async for look in looks(page):
+            await page.screenshot(path=pictures / f"{look}-console.png", full_page=True)

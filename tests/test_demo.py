@@ -7,14 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.browser import Watched
+from tests.browser import DESK, Watched, looks
 from tests.demo import Demo, running_demo
 
 PATIENCE = 20_000  # ms that an expectation waits: a page that lost its proxy may be in the middle of a pause
-PHONE = ViewportSize(width=360, height=740)
-DESK = ViewportSize(width=1100, height=740)
 
 expect.set_options(timeout=PATIENCE)
 
@@ -25,21 +23,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield demo
 
 
-@pytest.fixture
-def empty_demo(tmp_path: Path) -> Iterator[Demo]:
-    """A demo in which nobody has said anything."""
-    with running_demo(tmp_path) as demo:
-        yield demo
-
-
 @asynccontextmanager
-async def visitor(
-    browser: Browser, url: str, name: str, viewport: ViewportSize = DESK, dark: bool = False
-) -> AsyncIterator[Page]:
+async def visitor(browser: Browser, url: str, name: str) -> AsyncIterator[Page]:
     """A person at their own browser, logged in and online; fails if anything went wrong in the page."""
-    context: BrowserContext = await browser.new_context(
-        viewport=viewport, color_scheme="dark" if dark else "light", locale="en-GB"
-    )
+    context: BrowserContext = await browser.new_context(viewport=DESK, locale="en-GB")
     try:
         page = await context.new_page()
         watched = Watched(page)
@@ -242,18 +229,15 @@ class TestBadInput:
 class TestLooks:
     """Screenshots, to be looked at; what a program can check about them is checked."""
 
-    @pytest.mark.parametrize(
-        ("label", "viewport", "dark"),
-        [("light", DESK, False), ("dark", DESK, True), ("phone", PHONE, False), ("phone-dark", PHONE, True)],
-    )
-    async def test_pictures(
-        self, empty_demo: Demo, browser: Browser, pictures: Path, label: str, viewport: ViewportSize, dark: bool
-    ) -> None:
-        demo = empty_demo
+    async def test_pictures(self, browser: Browser, pictures: Path, tmp_path: Path) -> None:
+        with running_demo(tmp_path) as demo:  # in which nobody has said anything
+            await self.pictures(demo, browser, pictures)
+
+    async def pictures(self, demo: Demo, browser: Browser, directory: Path) -> None:
         async with (
             visitor(browser, demo.url, "Blaise") as blaise,
             visitor(browser, demo.url, "Émilie du Châtelet") as emilie,
-            visitor(browser, demo.url, "Ada Lovelace", viewport, dark) as ada,
+            visitor(browser, demo.url, "Ada Lovelace") as ada,
         ):
             await say(blaise, "Has anybody seen the notes on the engine?")
             await expect_said(ada, "Blaise", "Has anybody seen the notes on the engine?")
@@ -266,31 +250,29 @@ class TestLooks:
             await say(emilie, "Wonderful! Here is where to put them:\nhttps://example.org/" + "a-very-long-path/" * 6)
             await say(emilie, "Tea at four?")
             await expect_said(ada, "Émilie du Châtelet", "Tea at four?")
-            await ada.screenshot(path=pictures / f"{label}.png")
-            if viewport == PHONE:
-                await ada.get_by_role("button", name="here").click()
-                await expect(ada.locator("#people-panel")).to_be_visible()
-                await ada.screenshot(path=pictures / f"{label}-people.png")
-                await ada.get_by_role("button", name="here").click()
-            assert await ada.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            async for look in looks(ada):
+                await ada.screenshot(path=directory / f"{look}.png")
+                if look.startswith("phone"):
+                    await ada.get_by_role("button", name="here").click()
+                    await expect(ada.locator("#people-panel")).to_be_visible()
+                    await ada.screenshot(path=directory / f"{look}-people.png")
+                    await ada.get_by_role("button", name="here").click()
             await asyncio.to_thread(demo.kill_proxy)
             await expect(ada.locator("#countdown")).to_contain_text("Next try in")
             await say(ada, "Four is fine.")
-            await ada.screenshot(path=pictures / f"{label}-offline.png")
-            assert await ada.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            async for look in looks(ada):
+                await ada.screenshot(path=directory / f"{look}-offline.png")
             await asyncio.to_thread(demo.start_proxy)
             await expect_said(blaise, "Ada Lovelace", "Four is fine.")
 
     async def test_pictures_of_the_login(self, demo: Demo, browser: Browser, pictures: Path) -> None:
-        for label, viewport, dark in (("light", DESK, False), ("phone-dark", PHONE, True)):
-            context = await browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light")
-            try:
-                page = await context.new_page()
+        page = await browser.new_page()
+        try:
+            async for look in looks(page):
                 await page.goto(demo.url)
-                await page.screenshot(path=pictures / f"login-{label}.png")
+                await page.screenshot(path=pictures / f"login-{look}.png")
                 await log_in(page, demo.url, "  ")
                 await expect(page.get_by_role("alert")).to_be_visible()
-                await page.screenshot(path=pictures / f"login-{label}-refused.png")
-                assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-            finally:
-                await context.close()
+                await page.screenshot(path=pictures / f"login-{look}-refused.png")
+        finally:
+            await page.context.close()

@@ -8,14 +8,14 @@ import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
+from playwright.async_api import Browser, Locator, Page, expect
 from websockets.asyncio.client import connect
 
 from proxy.watching import MAX_WATCHERS
-from tests.admin_site import DESK, PHONE, Site, running_site
+from tests.admin_site import Site, running_site
+from tests.browser import looks
 from tests.clients import ending, receive, send
 from tests.prefork import prefork
 from tests.servers import Servers
@@ -23,9 +23,6 @@ from tests.servers import Servers
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-LOOKS: tuple[tuple[str, ViewportSize, Literal["light", "dark"]], ...] = (
-    ("light", DESK, "light"), ("dark", DESK, "dark"), ("phone", PHONE, "light"), ("phone-dark", PHONE, "dark"),
-)  # fmt: skip
 LOG = """
 from django.contrib.admin.models import LogEntry
 print(json.dumps(list(LogEntry.objects.filter(object_repr=key).values_list("user__username", "change_message"))))
@@ -248,11 +245,8 @@ async def test_pictures(site: Site, browser: Browser, pictures: Path, fresh: Cal
         await its.close()
         await ending(its)
         await expect(rows(page, "absent")).to_have_count(1)
-        for label, viewport, scheme in LOOKS:
-            await page.set_viewport_size(viewport)
-            await page.emulate_media(color_scheme=scheme)
-            await page.screenshot(path=pictures / f"{label}-watch.png", full_page=True)
-            assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        async for look in looks(page):
+            await page.screenshot(path=pictures / f"{look}-watch.png", full_page=True)
 
 
 async def test_the_server_goes_and_comes_back(site: Site, browser: Browser, key: str) -> None:
