@@ -4,8 +4,19 @@
 import os
 import sys
 
-from django.core.management import execute_from_command_line
+from proxy import __version__
+
+try:
+    from django.core.management import execute_from_command_line
+except ModuleNotFoundError as error:
+    sys.exit(f"expected the packages of requirements.txt, found no {error.name}; run .venv/bin/python manage.py")
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")
-    execute_from_command_line(sys.argv)
+    if sys.argv[1:] == ["--version"]:  # Django says its own
+        sys.stdout.write(f"{__version__}\n")
+        sys.exit()
+    try:
+        execute_from_command_line(sys.argv)
+    except KeyboardInterrupt:  # before a command could look for it
+        sys.exit(130)

@@ -22,7 +22,7 @@ if settings.KUIPERBELT_PROBLEMS:
     sys.exit(conf.report(settings.KUIPERBELT_PROBLEMS))
 
 for name in settings.KUIPERBELT_UNKNOWN_VARIABLES:
-    logging.getLogger("proxy").warning("%s: no option reads this variable", name)
+    logging.getLogger("proxy").warning(conf.unread(name))
 
 reload.on_reload("log level", logs.use_level)
 watch_daphne()

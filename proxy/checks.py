@@ -6,6 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 
+from proxy import conf
+
 
 @checks.register
 def check_configuration(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -13,7 +15,7 @@ def check_configuration(app_configs: Sequence[Any] | None, **kwargs: Any) -> lis
     problems = settings.KUIPERBELT_PROBLEMS
     errors: list[checks.CheckMessage] = [checks.Error(str(problem), id="proxy.E001") for problem in problems]
     warnings = [
-        checks.Warning(f"{name}: no option reads this variable", hint="Is it misspelt?", id="proxy.W001")
+        checks.Warning(conf.unread(name), hint="Is it misspelt?", id="proxy.W001")
         for name in settings.KUIPERBELT_UNKNOWN_VARIABLES
     ]
     return [*errors, *warnings]

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ RELOADED = ("api_keys", "api_keys_file", "signing_keys", "signing_keys_file", "l
 """Options that SIGHUP changes; all others stay as they were at the start."""
 
 _MISSING = object()
+_ALIKE = 0.85  # of 1: a name that is spelt so nearly as an option's is taken for a typing error
 _SECTIONS = ("path", "callback", "redis", "log")  # of the YAML file
 _overrides: dict[str, Any] = {}
 _options: Options | None = None
@@ -85,7 +87,7 @@ def load(environ: Mapping[str, str]) -> tuple[Options, list[Problem]]:
             chosen[spec.name] = parse(value)
         except ValueError as error:
             problems.append(Problem(where, str(error), _quote(value, where)))
-    problems += [Problem(key, "a known option", "this key") for key in document]
+    problems += [_unknown(key) for key in document]
     problems += _conflicts(chosen, {problem.where for problem in problems})
     # Whoever asks for the keys needn't know where they come from.
     for name in ("api_keys", "signing_keys"):
@@ -114,8 +116,27 @@ def read_anew() -> None:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """EKBO_* variables that no option reads: likely typing errors, unless the YAML file uses them itself."""
-    known = {spec.metadata["variable"] for spec in fields(Options)} | {"EKBO_CONFIG"}
+    known = {*_names("variable"), "EKBO_CONFIG"}
     return sorted(name for name in environ if name.startswith("EKBO_") and name not in known)
+
+
+def unread(name: str) -> str:
+    """What to say of such a variable: with an option's that is spelt nearly so, if there is one."""
+    meant = "".join(f"; {known} is one" for known in get_close_matches(name, _names("variable"), 1, _ALIKE))
+    return f"{name}: no option reads this variable{meant}"
+
+
+def _names(kind: str) -> list[str]:
+    """Of all options, as the YAML file (`key`) or the environment (`variable`) has them."""
+    return [spec.metadata[kind] for spec in fields(Options)]
+
+
+def _unknown(key: Any) -> Problem:
+    """Of a key that the YAML file has and no option."""
+    if key in _SECTIONS:
+        return Problem(key, "its own options below it, indented", "something else")
+    meant = "".join(f", like {known}" for known in get_close_matches(str(key), _names("key"), 1, _ALIKE))
+    return Problem(key, f"a known option{meant}", "this key")
 
 
 def report(problems: list[Problem]) -> str:
@@ -146,6 +167,19 @@ def _conflicts(chosen: Mapping[str, Any], already: set[str]) -> list[Problem]:
     return found
 
 
+class _Loader(yaml.BaseLoader):
+    """Makes text only, as Go does: a header's value 1.10 isn't the number 1.1."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Of two keys that are the same YAML keeps the last one, and nobody would hear of the first."""
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem="found the same key again", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
     name = environ.get("EKBO_CONFIG")
     if not name:
@@ -153,9 +187,8 @@ def _read_file(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
     try:
         with open(name, encoding="utf-8") as file:
             source = file.read()
-        # Scalars stay the text they are, as in Go: a header's value 1.10 isn't the number 1.1.
         text = _expanded(source, environ, problems)
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # makes text only  # noqa: S506  # nosec B506
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506  # nosec B506
     except (OSError, ValueError, OverflowError, RecursionError) as error:  # also of characters that don't exist
         problems.append(Problem(f"EKBO_CONFIG {name}", "a readable YAML file in UTF-8", str(error)))
     except yaml.YAMLError as error:

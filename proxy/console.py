@@ -44,7 +44,7 @@ class ConsoleCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> Any:
         for name in settings.KUIPERBELT_UNKNOWN_VARIABLES:
-            self.stderr.write(f"{name}: no option reads this variable; is it misspelt?")
+            self.stderr.write(conf.unread(name))
         # Only the proxy itself can do nothing without the callback.
         problems = [problem for problem in settings.KUIPERBELT_PROBLEMS if problem.where != conf.NO_CALLBACK]
         if problems and self.needs_options:
@@ -183,5 +183,8 @@ def _plain(value: Any) -> str:
 def _explained(error: Error) -> str:
     text = " ".join(str(error).split())
     if "no such table" in text or "does not exist" in text:
-        return f"expected the proxy's tables in the database, found: {text}; `manage.py migrate` makes them"
+        return (
+            f"expected the proxy's tables in the database (EKBO_DATABASE_URL), found: {text}; "
+            "has this terminal the proxy's options? `manage.py migrate` makes them"
+        )
     return f"expected an answer from the database (EKBO_DATABASE_URL), found: {text}"

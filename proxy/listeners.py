@@ -1,5 +1,6 @@
 """The listening sockets of `runproxy`: the public one and, if it is configured, one of the API's own."""
 
+import errno
 import os
 import socket
 import stat
@@ -77,6 +78,12 @@ def why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
+def advice(error: OSError) -> str:
+    """What to do about it, where that can be said."""
+    taken = error.errno == errno.EADDRINUSE
+    return "; end what listens there, or choose another port (EKBO_PORT, EKBO_API_PORT)" if taken else ""
+
+
 def places(options: Options) -> tuple[Place, ...]:
     """The public place, then the API's, if it has one of its own."""
     public = Place(options.sock, options.host, options.port)
@@ -95,7 +102,9 @@ def socket_files(options: Options) -> Iterator[None]:
 
 
 def _listen_unix(path: str) -> socket.socket:
-    if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+    if os.path.exists(path):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError("a file that isn't a socket is there")
         # Left behind by a process that was killed, unless somebody answers on it.
         with socket.socket(socket.AF_UNIX) as probe:
             try:

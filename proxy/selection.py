@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 from django.utils.timezone import now
 
 from proxy import protocol, values
+from proxy.forwarding import plain_address
 from proxy.models import Node, Session
 
 BATCH = 1000  # keys, as many as a request may name
@@ -28,7 +29,7 @@ def add_filters(parser: CommandParser, since: str) -> None:
     """The filters; `since` says when a row's age begins."""
     parser.add_argument("--node", metavar="NAME", help="only of this node: its host's name, or its id")
     parser.add_argument("--transport", help="only of this transport, like websocket")
-    parser.add_argument("--address", metavar="IP", help="only of clients at this address")
+    parser.add_argument("--address", type=plain_address, metavar="IP", help="only of clients at this address")
     parser.add_argument("--older-than", type=duration, metavar="TIME", help=f"only if {since} that long ago, as 1h30m")
 
 

@@ -59,6 +59,8 @@ async def test_by_filter(server: Server, backend: Backend, fresh: Callable[[str]
             database.execute("UPDATE proxy_session SET connected_at = '2126-01-01 00:00:00' WHERE key = ?", keys[:1])
         done = await manage("closesessions", "--all", "--dry-run", env=server.env)
         assert sorted(done.lines) == sorted(keys)
+        done = await manage("closesessions", "--older-than", "1h", "--dry-run", env=server.env)
+        assert (done.status, done.output, done.errors) == (0, "", "there is none\n")
         done = await manage("closesessions", "--older-than", "1h", "--no-input", env=server.env)
         assert (done.status, done.output) == (0, "closed 0 of 0 sessions\n")
         done = await at_terminal("closesessions", "--address", "127.0.0.1", env=server.env, typed="y\n")

@@ -1,5 +1,6 @@
 """The configuration: YAML, environment, defaults, and one report for everything that is wrong."""
 
+import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -103,8 +104,8 @@ def test_all_errors_in_one_report(tmp_path: Path) -> None:
         "port: expected a port from 0 to 65535, found 'many'",
         "callback.timeout: expected a duration like 0, 500ms, 10s or 1m30s, found '10'",
         "callback.receive: expected a URL like http://backend:8000/connect, without user",
-        "callback.conect: expected a known option, found this key",
-        "idle_timout: expected a known option",
+        "callback.conect: expected a known option, like callback.connect, found this key",
+        "idle_timout: expected a known option, like idle_timeout, found this key",
         "origin_policy: expected none, same_origin, same_hostname, or a list of origins",
         "EKBO_SEND_TIMEOUT: expected a duration like 0, 500ms, 10s or 1m30s, found 'soon'",
         "expected the environment variable NOWHERE (must_env), found nothing",
@@ -122,7 +123,11 @@ def test_all_errors_in_one_report(tmp_path: Path) -> None:
         ("- 1", "a mapping of options"),
         ("port: {{ env }}", '{{ env "NAME" "default" }}'),
         ("port: {{ nonsense 1 }}", '{{ env "NAME" "default" }}'),
-        ("callback: http://backend/", "a known option"),
+        ("callback: http://backend/", "its own options below it"),
+        ("path: [/x]", "its own options below it"),
+        ("port: 1\ncallback: {}\nport: 2", "YAML"),
+        ("callback: {close: 'http://a', close: 'http://b'}", "YAML"),
+        ("{[a]: b, [a]: c}", "YAML"),
         ("1: 2", "a known option"),
         ("endpoint: {a: b}", "text"),
         ("port: !!int abc", "a port"),
@@ -142,6 +147,7 @@ def test_broken_files(tmp_path: Path, text: str, expected: str) -> None:
         ("api_keys: *hunter2", "found undefined alias something in line 1, column 11"),
         ("api_keys: !hunter2!x abc", "something"),
         ("api_keys: hunter2", "a value that isn't shown"),
+        ("{hunter2: a, hunter2: b}", "found the same key again in line 1, column 14"),
         ("secret_key: hunter2", "a value that isn't shown"),
         ("redis: {url: 'ftp://:hunter2@host'}", "a value that isn't shown"),
         ("database_url: mysql://user:hunter2@host/db", "a value that isn't shown"),
@@ -174,6 +180,20 @@ def test_keys_are_not_in_the_report() -> None:
 def test_unknown_variables() -> None:
     environ = {**CONNECT, "EKBO_CONFIG": "x", "EKBO_CALLBAK_TIMEOUT": "1s", "HOME": "/"}
     assert conf.unknown_variables(environ) == ["EKBO_CALLBAK_TIMEOUT"]
+    said = conf.unread("EKBO_CALLBAK_TIMEOUT")
+    assert said == "EKBO_CALLBAK_TIMEOUT: no option reads this variable; EKBO_CALLBACK_TIMEOUT is one"
+
+
+def test_the_file_and_the_variables_that_the_docs_show(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/options.md").read_text()
+    (text,) = re.findall("^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    by_file, problems = load_yaml(tmp_path, text, BACKEND_SECRET="abc")
+    assert not problems
+    variables = {name: value.strip("'") for name, value in re.findall("^`(EKBO_[A-Z_]+)=(.*)`", page, re.MULTILINE)}
+    by_variables, problems = conf.load({**CONNECT, **variables})
+    assert not problems
+    assert by_variables.origin_policy == by_file.origin_policy
+    assert by_variables.proxy_set_header == (*by_file.proxy_set_header, ("Cookie", ""))
 
 
 def test_redis(tmp_path: Path) -> None:

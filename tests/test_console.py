@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.utils.timezone import now
 
+from proxy import __version__
 from proxy.console import ago, in_words
 from tests.operators import Registry, at_terminal, manage
-from tests.servers import free_port
+from tests.servers import ROOT, free_port
 
 COMMANDS = (("listsessions",), ("closesessions", "--all", "--no-input"), ("sendmessage", "bob", "hello"))
 
@@ -26,11 +29,31 @@ def test_numbers() -> None:
     assert [in_words(count, "session") for count in (0, 1, 2000)] == ["0 sessions", "1 session", "2,000 sessions"]
 
 
+def test_manage_says_its_version_and_has_no_traceback() -> None:
+    """Without the packages, and with a Ctrl-C before a command has begun."""
+    interrupted = "import runpy, django.core.management as m\ndef stop(argv): raise KeyboardInterrupt\n"
+    interrupted += "m.execute_from_command_line = stop\nrunpy.run_path('manage.py', run_name='__main__')"
+    for arguments, status, output, errors in (
+        (["manage.py", "--version"], 0, f"{__version__}\n", ""),
+        (["-c", interrupted], 130, "", ""),
+        (
+            ["-S", "manage.py", "check"],
+            1,
+            "",
+            "expected the packages of requirements.txt, found no django; run .venv/bin/python manage.py\n",
+        ),
+    ):
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (status, output, errors)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 async def test_a_database_without_tables(command: tuple[str, ...], tmp_path: Path) -> None:
     done = await manage(*command, env={"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/new.sqlite3"})
     assert done.status == 1
-    assert done.errors.startswith("CommandError: expected the proxy's tables in the database, found: no such table")
+    assert done.errors.startswith(
+        "CommandError: expected the proxy's tables in the database (EKBO_DATABASE_URL), found: no such table"
+    )
     assert "manage.py migrate" in done.errors
 
 

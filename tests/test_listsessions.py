@@ -86,7 +86,7 @@ async def test_json_lines(registry: Registry) -> None:
         (("--older-than", "1d"), None),
         (("--older-than", "24h"), ["al"]),
         (("--transport", "webtransport"), ["al"]),
-        (("--address", "192.0.2.7"), ["bob"]),
+        (("--address", "::ffff:192.0.2.7"), ["bob"]),
         (("--address", "192.0.2.7", "eve"), []),
     ],
 )

@@ -30,7 +30,10 @@ def test_a_port_that_is_taken_is_named_and_exits_with_1() -> None:
         process = runproxy(EKBO_HOST="127.0.0.1", EKBO_PORT=port)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert errors.splitlines()[-1] == f"CommandError: can't listen on 127.0.0.1 port {port}: Address already in use"
+    assert errors.splitlines()[-1] == (
+        f"CommandError: can't listen on 127.0.0.1 port {port}: Address already in use; "
+        "end what listens there, or choose another port (EKBO_PORT, EKBO_API_PORT)"
+    )
 
 
 def test_workers_without_redis_are_refused() -> None:

@@ -58,8 +58,11 @@ class Command(ConsoleCommand):
         self._close(order, found_keys, total, by_name=False)
 
     def _show(self, keys: Iterable[str]) -> None:
+        key = None
         for key in keys:
             self.stdout.write(shown(key))
+        if key is None:
+            self.stderr.write("there is none")
 
     def _close(self, order: remote.Order, parts: Iterable[list[str]], total: int, *, by_name: bool) -> None:
         """A session that a filter found and that has ended meanwhile is no failure; a key that nobody has is one."""

@@ -100,7 +100,8 @@ def _listen(place: listeners.Place, count: int) -> list[socket.socket]:
     try:
         return place.listen(count)
     except OSError as error:
-        raise CommandError(f"can't listen on {place.in_words()}: {listeners.why(error)}") from error
+        why = f"{listeners.why(error)}{listeners.advice(error)}"
+        raise CommandError(f"can't listen on {place.in_words()}: {why}") from error
 
 
 def _worker_count(text: str) -> int:
