@@ -3,6 +3,7 @@
 import asyncio
 
 CLOSE_GRACE = 10.0  # seconds for the other side to take what is still to be sent, or to answer a Close
+STALLED = 30.0  # seconds that the other side may take nothing of an HTTP answer
 
 
 class FlowControlled(asyncio.Protocol):

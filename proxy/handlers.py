@@ -20,11 +20,10 @@ from django.urls import resolve
 from proxy import conf, logs, protocol
 from proxy.exceptions import ApiError, BodyTooLarge
 from proxy.stats import Stats, stats
+from proxy.transports import bounded
 
 API = "kuiperbelt.api"
 """In the `state` of a scope whose request came in at the API's own listener."""
-
-STALLED = 30.0  # seconds that a page may take nothing of its answer
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -86,34 +85,19 @@ def _for_django(body: bytes, receive: Receive, send: Send) -> tuple[Receive, Sen
 
     That the client has hung up is heard once the answer has begun, which ends a stream. Not before: Django would cancel
     the middleware, and asgiref then leaves a future behind whose exception nobody retrieves (asgiref 3.13.0,
-    SyncToAsync.__call__). Views that are in a thread go on anyway. A page that doesn't read has hung up, too: a stream
-    would wait for it for ever.
+    SyncToAsync.__call__). Views that are in a thread go on anyway.
     """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
-    loop = asyncio.get_running_loop()
-    begun, stalled = asyncio.Event(), loop.create_future()
+    begun = asyncio.Event()
 
     async def receive_next() -> Mapping[str, Any]:
         if messages:
             return messages.pop()
         await begun.wait()
-        heard = asyncio.ensure_future(receive())
-        try:
-            await asyncio.wait({heard, stalled}, return_when=asyncio.FIRST_COMPLETED)
-            return heard.result() if heard.done() else {"type": "http.disconnect"}
-        finally:
-            heard.cancel()
-
-    def stall() -> None:
-        if not stalled.done():
-            stalled.set_result(None)
+        return await receive()
 
     async def send_on(message: Mapping[str, Any]) -> None:
-        timer = loop.call_later(STALLED, stall)
-        try:
-            await send(message)
-        finally:
-            timer.cancel()
+        await send(message)
         begun.set()
 
     return receive_next, send_on
@@ -162,7 +146,7 @@ class ProxyHandler:
         return f"{self._sessions}KEY" if path.startswith(self._sessions) else "another path"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        view = self._view(scope)
+        view, send = self._view(scope), bounded(send)
         started = perf_counter()
         request, body = ProxyRequest(scope, receive), b""
         response: HttpResponse | StreamingHttpResponse | None = None

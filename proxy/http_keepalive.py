@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from proxy import conf
+from proxy import conf, flow
 from proxy.handlers import API
 from proxy.http_reader import HttpReader
 from proxy.stats import stats
@@ -67,13 +67,16 @@ class KeptAlive(HttpReader):
 
     `header_timeout` is for a whole head, from the beginning of the connection, or from the first byte after an answer;
     `body_timeout` for the body, or once the answer has begun, for each piece of it; uvicorn's `timeout_keep_alive` for
-    silence after an answer. While the server takes its time, or doesn't read, no clock runs.
+    silence after an answer. While the server takes its time, or doesn't read, no clock runs. Who takes nothing of an
+    answer for `flow.STALLED` is dropped with what is unsent: TCP's own limit (`listeners`) isn't there on UNIX sockets.
     """
 
     reads_body = False
     """A head has come in whole, and its body hasn't yet."""
     _rests_since: float | None = None  # the loop's time; None: a request is here, in part or whole
     _waits_since: float | None = None  # for a head or a body, as the sweep has seen; None: it will
+    _unsent = 0  # bytes of answers that the socket hasn't taken, as the sweep saw last
+    _unsent_since = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,6 +128,10 @@ class KeptAlive(HttpReader):
 
     def check(self, now: float) -> None:
         """Close it if the client has taken too long at `now` (the loop's time)."""
+        if self._is_stalled(now):
+            stats.request_timeouts += 1
+            self.transport.abort()
+            return
         if self._rests_since is not None:
             if now - self._rests_since >= self.timeout_keep_alive:
                 self.timeout_keep_alive_handler()
@@ -139,3 +146,10 @@ class KeptAlive(HttpReader):
             if limit and now - self._waits_since >= limit and not self.transport.is_closing():
                 stats.request_timeouts += 1
                 self.transport.close()
+
+    def _is_stalled(self, now: float) -> bool:
+        """Has the client taken nothing of what waits for it, for too long?"""
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        return bool(unsent) and now - self._unsent_since >= flow.STALLED

@@ -119,7 +119,7 @@ class Stats:
     backends_failing = Counter("backends that give no answers, counted by each process (breaker)", gauge=sum)
     backend_failures = Counter("times that a backend began to give no answers (breaker)")
     receive_errors = Counter("receive callbacks that failed")
-    request_timeouts = Counter("connections that were closed because a head or body didn't come in time")
+    request_timeouts = Counter("connections closed because a head, a body or the reading of an answer took too long")
     http_connections_dropped = Counter("HTTP connections that made room for newer ones (max_http_connections)")
     no_answers = Counter("requests to other processes that weren't answered in time", "cluster_no_answers")
     stale_requests = Counter("requests of other processes dropped because they came too late", "cluster_stale_requests")

@@ -8,13 +8,14 @@ The consumer and its Outbound use a Transport instead of asking which server the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from proxy import lifespan
+from proxy import flow, lifespan
 from proxy.ends import LOST, End
 from proxy.protocol import Frame, Message
+from proxy.stats import stats
 
 # Close codes that a client's own fault makes a server send (RFC 6455 section 7.4.1).
 _PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1009})
@@ -100,11 +101,25 @@ class OwnTransport(Transport):
         self._protocol.transport.abort()
 
 
-class DaphneTransport(Transport):
-    """daphne: the first argument of its `send` is the autobahn protocol, on a Twisted transport.
+class Writable(asyncio.Event):
+    """Set while a Twisted transport takes more: the IPushProducer that it tells."""
 
-    Twisted tells a registered producer when the buffer of a transport is full; this is that producer.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        self.clear()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self.set()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self.set()
+
+
+class DaphneTransport(Transport):
+    """daphne: the first argument of its `send` is the autobahn protocol, on a Twisted transport."""
 
     __slots__ = ("_protocol", "_send", "_writable")
 
@@ -112,8 +127,7 @@ class DaphneTransport(Transport):
         super().__init__(self._send_flow_controlled)
         self._send = send
         self._protocol: Any = send.args[0]
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._writable = Writable()
 
     async def _send_flow_controlled(self, message: Message) -> None:
         if message["type"] == "websocket.send":
@@ -130,7 +144,7 @@ class DaphneTransport(Transport):
         if message["type"] == "websocket.accept":
             # The HTTP channel that took the handshake is still registered, and doesn't need to know any more.
             self._protocol.transport.unregisterProducer()
-            self._protocol.transport.registerProducer(self, True)
+            self._protocol.transport.registerProducer(self._writable, True)
 
     def on_session(self) -> None:
         lifespan.end_with_daphne()
@@ -158,22 +172,47 @@ class DaphneTransport(Transport):
     def abort(self) -> None:
         self._protocol.transport.abortConnection()
 
-    # Twisted's IPushProducer
 
-    def pauseProducing(self) -> None:  # noqa: N802
-        self._writable.clear()
+class DaphneAnswer:
+    """An HTTP answer through daphne, which would keep in memory all of a stream that its client doesn't read."""
 
-    def resumeProducing(self) -> None:  # noqa: N802
-        self._writable.set()
+    def __init__(self, send: "partial[Awaitable[None]]") -> None:
+        self._send = send
+        self._request: Any = send.args[0]
+        self._writable = Writable()
 
-    def stopProducing(self) -> None:  # noqa: N802
-        self._writable.set()
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """ASGI's send; waits while the client doesn't read, and drops it when that takes too long."""
+        try:
+            async with asyncio.timeout(flow.STALLED):
+                await self._writable.wait()
+        except TimeoutError:
+            stats.request_timeouts += 1
+            if self._request.channel:
+                self._request.channel.transport.abortConnection()
+            return
+        if self._request.channel:  # it is still there
+            more = bool(message.get("more_body"))
+            if more and not self._request.producer:
+                self._request.registerProducer(self._writable, True)
+            elif not more and self._request.producer:
+                self._request.unregisterProducer()
+        await self._send(message)
 
 
 def transport_for(send: Any) -> Transport:
     """The transport behind an ASGI `send`."""
-    if isinstance(send, partial) and type(send.args[0]).__module__.startswith("daphne."):
+    if _is_daphnes(send):
         return DaphneTransport(send)
     if type(getattr(send, "__self__", None)).__module__ == "proxy.websocket":
         return OwnTransport(send)
     return Transport(send)
+
+
+def bounded(send: Any) -> Any:
+    """An ASGI `send` of HTTP that waits while the client doesn't read; our own server's does already."""
+    return DaphneAnswer(send).send if _is_daphnes(send) else send
+
+
+def _is_daphnes(send: Any) -> bool:
+    return isinstance(send, partial) and type(send.args[0]).__module__.startswith("daphne.")

@@ -123,6 +123,12 @@ class Http:
             return await self.reader.readexactly(int(fields["content-length"]))
         return await self.reader.read()
 
+    def shrink(self, size: int) -> None:
+        """Make the kernel and the stream hold as little as they can for a reader who does not read."""
+        raw = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        self.reader._limit = size  # type: ignore[attr-defined]  # StreamReader pauses its transport at twice this
+
     async def ended(self, timeout: float = TIMEOUT) -> bytes:
         """Read until the server hangs up; what it still said."""
         async with asyncio.timeout(timeout):
@@ -223,12 +229,6 @@ class RawWebSocket(Http):
             response = await client.handshake(f"/connect?key={key}", headers)
             assert response.status == 101, response
             yield client
-
-    def shrink(self, size: int) -> None:
-        """Make the kernel and the stream hold as little as they can for a reader who does not read."""
-        raw = self.writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        self.reader._limit = size  # type: ignore[attr-defined]  # StreamReader pauses its transport at twice this
 
     async def handshake(
         self, target: str, headers: Headers = (), without: Sequence[str] = (), method: str = "GET"

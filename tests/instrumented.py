@@ -1,8 +1,9 @@
-"""`manage.py runproxy` with what can't be caused, or seen, from outside. Servers of the kind "instrumented" run this.
+"""`manage.py runproxy`, or daphne, with what can't be caused, or seen, from outside.
 
-PING_INTERVAL: seconds between the pings of a connection. WATCH_LEASE: seconds that a watch lasts. At SIGRTMIN a line of
-JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the handler, "boom
-later" one on its way to the backend.
+Servers of the kinds "instrumented" and "instrumented-daphne" run this. PING_INTERVAL: seconds between the pings of a
+connection. WATCH_LEASE: seconds that a watch lasts. STALLED: seconds that an HTTP answer may wait to be read. At
+SIGRTMIN a line of JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the
+handler, "boom later" one on its way to the backend.
 """
 
 from __future__ import annotations
@@ -62,19 +63,26 @@ def break_handlers() -> None:
 
 def main() -> None:
     """Serve."""
-    from proxy import keepalive, watching
+    from proxy import flow, keepalive, watching
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")
     if interval := os.environ.get("PING_INTERVAL"):
         keepalive.INTERVAL = float(interval)
     if lease := os.environ.get("WATCH_LEASE"):
         vars(watching)["LEASE"] = float(lease)
+    if stalled := os.environ.get("STALLED"):
+        flow.STALLED = float(stalled)
+    if sys.argv[1:]:  # daphne's
+        from daphne.cli import CommandLineInterface
+
+        CommandLineInterface.entrypoint()
+        return
     signal.signal(signal.SIGRTMIN, write_look)
     import django
 
     django.setup()
     break_handlers()
-    execute_from_command_line([sys.argv[0], "runproxy", *sys.argv[1:]])
+    execute_from_command_line([sys.argv[0], "runproxy"])
 
 
 if __name__ == "__main__":

@@ -80,11 +80,12 @@ def command(kind: str, port: int, sock: str = "") -> list[str]:
     if kind in ("uvicorn", "workers"):
         workers = ["--workers", str(WORKERS)] if kind == "workers" else []
         return [sys.executable, "manage.py", "runproxy", *workers]
+    module = ["tests.instrumented"] if "instrumented" in kind else ["daphne"]
     if kind == "instrumented":
-        return [sys.executable, "-m", "tests.instrumented"]
+        return [sys.executable, "-m", *module]
     place = ["-u", sock] if sock else ["-b", "127.0.0.1", "-p", str(port)]
     limits = ["--websocket_connect_timeout", "60", "--websocket_timeout", "-1", "-v", "0"]
-    return [sys.executable, "-m", "daphne", *place, *limits, "kbproject.asgi:application"]
+    return [sys.executable, "-m", *module, *place, *limits, "kbproject.asgi:application"]
 
 
 async def spawn(
@@ -311,7 +312,7 @@ class Servers:
         port = free_port()
         full = environment(self.backend.port, self.database_env(f"port{port}") | dict(env))
         # daphne gets its place on the command line, so the proxy has to find out by itself where it listens.
-        if kind != "daphne":
+        if "daphne" not in kind:
             place = {"EKBO_UNIX_DOMAIN_SOCKET_FILENAME": sock} if sock else {"EKBO_PORT": str(port)}
             full = place | full
         log = self.logs / f"{next(self._numbers)}-{kind}.log"

@@ -9,7 +9,7 @@ import pytest
 from django.core.asgi import get_asgi_application
 from django.test import override_settings
 
-from proxy import conf, delivery, handlers
+from proxy import conf, delivery
 from proxy.handlers import ProxyHandler
 from tests.asgi import ask
 
@@ -80,15 +80,6 @@ class Frozen:
         headers = [(b"host", b"localhost")]
         scope = {"type": "http", "method": "GET", "path": "/admin/login/", "headers": headers, "query_string": b""}
         return asyncio.create_task(ProxyHandler(get_asgi_application())(scope, self.receive, self.send))
-
-
-async def test_a_page_that_reads_nothing_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "STALLED", 0.05)
-    page = Frozen()
-    async with asyncio.timeout(5):
-        await page.answer()
-    assert page.asked.is_set()
-    assert page.complaints == []
 
 
 async def test_the_server_ends_while_a_page_reads_nothing() -> None:

@@ -7,10 +7,12 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection
 
 from proxy import envelope
 from proxy.events import watch_event
@@ -98,6 +100,37 @@ async def test_watchers_that_hang_up(servers: Servers, kind: str, key: str) -> N
         refused = await request(server, "GET", f"/sessions/{key}?watch")
         assert refused.status == 503
         assert "at most 20 watchers at once" in refused.json()["errors"][0]["error"]
+
+
+@pytest.mark.parametrize("kind", ["instrumented", "instrumented-daphne"])
+async def test_a_watcher_that_reads_nothing(servers: Servers, kind: str, tmp_path: Path, key: str) -> None:
+    """Has gone, and its place is free; one that reads stays. At a UNIX socket, for which the kernel has no time-out."""
+    server = await servers.start(kind, CONTENTS | {"STALLED": "1"}, sock=str(tmp_path / "proxy"))
+    batch = "\n".join([json.dumps({"session": key, "body": "x" * 4000})] * 64).encode()
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(client(server, key))
+        reading = asyncio.create_task(read_all(connection))
+        frozen, *others = [await stack.enter_async_context(Watch.open(server, key, WITH_CONTENTS)) for _ in range(2)]
+        frozen.http.shrink(1024)
+        others += [await stack.enter_async_context(Watch.open(server, f"{key}-")) for _ in range(MAX_WATCHERS - 2)]
+        assert (await request(server, "GET", f"/sessions/{key}?watch")).status == 503
+        until = time.monotonic() + 10
+        while (dropped := (await request(server, "GET", "/stats?format=full")).json()["request_timeouts"]) == 0:
+            assert time.monotonic() < until
+            await request(server, "POST", "/batch", (), batch)
+            async with asyncio.timeout(5):
+                while b"sent" not in await others[0].line():
+                    pass
+        assert dropped == 1
+        async with Watch.open(server, key) as again:
+            await again.next("session")
+        reading.cancel()
+    assert await server.stop() == 0
+
+
+async def read_all(connection: ClientConnection) -> None:
+    async for _ in connection:
+        pass
 
 
 class Bus:
