@@ -104,9 +104,8 @@ class WebSocketProtocol(FlowControlled):
         self.transport.write(rfc6455.http_head(101, headers))
         self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=self._serving.max_size, logger=_quiet)
         self._slot = self._serving.keep_alive.add(self)
-        if self._early:
-            self._feed(self._frames, self._early)
-            self._early = b""
+        self.data_received(self._early)
+        self._early = b""
 
     def _respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer the handshake with something else than 101."""
@@ -176,24 +175,27 @@ class WebSocketProtocol(FlowControlled):
 
     # The client's bytes
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> int:
         self._heard = True
         if self._frames:
-            self._feed(self._frames, data)
-        elif len(self._early) + len(data) <= MAX_EARLY_BYTES:
+            return self._feed(self._frames, data)
+        if len(self._early) + len(data) <= MAX_EARLY_BYTES:
             self._early += data
         else:
             self.transport.abort()
+        return 0
 
-    def _feed(self, frames: Protocol, data: bytes) -> None:
+    def _feed(self, frames: Protocol, data: bytes) -> int:
         frames.receive_data(data)
-        for frame in cast(list[Frame], frames.events_received()):
+        found = cast(list[Frame], frames.events_received())
+        for frame in found:
             if self.ended or not self._on_frame(frames, frame):
                 break
         if output := b"".join(frames.data_to_send()):
             self.transport.write(output)
         if frames.state is not State.OPEN:
             self._on_closing(frames)
+        return len(found)
 
     def _on_frame(self, frames: Protocol, frame: Frame) -> bool:
         """Take a frame; False when none after it counts."""
@@ -213,10 +215,9 @@ class WebSocketProtocol(FlowControlled):
         """A Close was received, or sent because of what was received."""
         if frames.close_rcvd:
             self._end(End(frames.close_rcvd.code, "client"))
-        elif not self.ended:
-            self._end(End(frames.close_sent.code if frames.close_sent else 1006, "error"))
-        else:
+        elif self.ended:
             return  # our own Close isn't answered yet
+        self._end(End(frames.close_sent.code if frames.close_sent else 1006, "error"))
         self.close_transport()
 
     def connection_lost(self, error: Exception | None) -> None:

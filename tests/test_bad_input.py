@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -235,6 +236,33 @@ async def test_flood_of_pings(kind: str, servers: Servers, backend: Backend, fre
         await writing
     await backend.wait("/close", key)
     assert not backend.seen("/receive", key)
+
+
+async def test_a_flood_of_small_frames_delays_nobody(servers: Servers, fresh: Callable[[str], str]) -> None:
+    """Frames that are no messages, as fast as they are taken: others' pushes have their turn in between.
+
+    daphne reads up to 64 KiB of one client at once, which takes it a tenth of a second.
+    """
+    server = await servers.get("uvicorn")
+    other = fresh("o")
+    flood = masked(TEXT, fin=False) + (masked(0, fin=False) + masked(PONG)) * 100_000 + masked(0) + masked(PING, b"end")
+    async with (
+        RawWebSocket.connected(server, fresh("f")) as raw,
+        client(server, other) as good,
+        Http.open(server) as http,
+    ):
+        began = time.monotonic()
+        writing, slowest, pushes = asyncio.create_task(raw.write(flood)), 0.0, 0
+        end = asyncio.create_task(raw.frame(60))
+        while not end.done():
+            asked = time.monotonic()
+            assert (await http.request("POST", "/send", [("X-Kuiperbelt-Session", other)], b"x")).body == OK
+            assert await receive(good) == "x"
+            slowest, pushes = max(slowest, time.monotonic() - asked), pushes + 1
+            await asyncio.sleep(0.01)
+        assert await end == (PONG, b"end")
+        await writing
+        assert slowest < (time.monotonic() - began) / 4, (slowest, pushes, time.monotonic() - began)
 
 
 async def test_client_that_ignores_our_close(kind: str, servers: Servers, backend: Backend, key: str) -> None:

@@ -19,8 +19,9 @@ class Protocol(FlowControlled):
     def wants_to_read(self) -> bool:
         return self.wanted
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> int:
         self.received += data
+        return data.count(b"x")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -51,6 +52,35 @@ async def test_reading_stops_and_goes_on() -> None:
     protocol.close_transport()
     await asyncio.sleep(0.02)
     assert protocol.lost
+
+
+async def test_a_flood_of_small_things_leaves_others_their_turns() -> None:
+    """Large ones are taken in one turn; small ones piece by piece, while they are wanted, and all in their order."""
+    protocol, theirs = await connected()
+    protocol.data_received(b"-" * 10 * flow.PIECE)
+    assert len(protocol.received) == 10 * flow.PIECE
+    protocol.received = b""
+    flood = b"".join(b"%07dx" % number for number in range(5 * flow.PIECE // 8))
+    protocol.data_received(flood)
+    theirs.send(b"the end")
+    turns = 0
+    while len(protocol.received) < len(flood):
+        assert protocol.received == flood[: (turns + 1) * flow.PIECE]
+        protocol.wanted = turns != 2
+        for _ in range(1 if protocol.wanted else 3):
+            await asyncio.sleep(0)
+        if not protocol.wanted:
+            assert len(protocol.received) == 3 * flow.PIECE
+            protocol.wanted = True
+            protocol.read_or_pause()
+            await asyncio.sleep(0)
+        turns += 1
+    assert turns == 4
+    await asyncio.sleep(0.02)
+    assert protocol.received == flood + b"the end"
+    theirs.close()
+    protocol.transport.abort()
+    await asyncio.sleep(0.02)
 
 
 async def test_blocked_and_unblocked() -> None:
