@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from tests.at_once import at_once
 from tests.backend import Backend
 from tests.clients import TEXT, Http, RawWebSocket, Response, client, close, receive, send
 from tests.evidence import Evidence, Figures
-from tests.servers import Server, Servers
+from tests.servers import KINDS, Server, Servers
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -74,6 +75,7 @@ async def closed_as_slow(kind: str, server: Server, backend: Backend, key: str) 
     await backend.quiet("/close", key, 1)
 
 
+@at_once(kind=KINDS)
 async def test_queue_and_send_timeout(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """With the queue full a /send waits send_timeout for room; all that was taken comes later, in order, once."""
     server = await servers.get(kind, QUEUE)
@@ -98,6 +100,7 @@ async def test_queue_and_send_timeout(kind: str, servers: Servers, backend: Back
     assert len(await backend.wait("/close", key)) == 1
 
 
+@at_once(kind=KINDS)
 async def test_room_in_time(kind: str, servers: Servers, key: str) -> None:
     """A /send that waits for room goes on as soon as the client reads."""
     server = await servers.get(kind, PATIENT)
@@ -117,6 +120,7 @@ async def test_room_in_time(kind: str, servers: Servers, key: str) -> None:
         assert numbers == list(range(sent))
 
 
+@at_once(kind=KINDS)
 async def test_blocked_for_too_long(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """With send_timeout 0 a /send waits no longer than the time after which a blocked session is closed."""
     server = await servers.get(kind, TIMED)
@@ -128,6 +132,7 @@ async def test_blocked_for_too_long(kind: str, servers: Servers, backend: Backen
         await closed_as_slow(kind, server, backend, key)
 
 
+@at_once(kind=KINDS)
 async def test_a_steady_reader_is_not_slow(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """A client that reads all the time, but slower than is sent, stays: its socket is never blocked for long."""
     server = await servers.get(kind, TIMED)
@@ -144,6 +149,7 @@ async def test_a_steady_reader_is_not_slow(kind: str, servers: Servers, backend:
         assert set(await pushing) == {OK}
 
 
+@at_once(kind=KINDS)
 async def test_many_wait(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """All that wait for a blocked session are answered when it is closed."""
     server = await servers.get(kind, TIMED)
@@ -169,6 +175,7 @@ async def test_backlog_too_large(kind: str, servers: Servers, backend: Backend, 
         await closed_as_slow(kind, server, backend, key)
 
 
+@at_once(kind=KINDS)
 async def test_limits_by_default(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """Without any option: closed after 5 s or 1 MiB, and no /send waits longer."""
     server = await servers.get(kind)
@@ -180,6 +187,7 @@ async def test_limits_by_default(kind: str, servers: Servers, backend: Backend, 
         await closed_as_slow(kind, server, backend, key)
 
 
+@at_once(kind=KINDS)
 async def test_slow_reader_is_no_stalled_one(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """A client that reads all the time, if slowly, gets everything and is not closed."""
     server = await servers.get(kind, TIMED)

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Answer, Backend, Request, reset, welcome
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawWebSocket, client, close, ending, masked, receive, send
 from tests.evidence import Evidence, Figures
-from tests.servers import Servers
+from tests.servers import KINDS, Servers
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -198,6 +199,7 @@ async def test_slow_receive_delays_nobody(
         assert time.monotonic() - began < 0.7
 
 
+@at_once(kind=KINDS)
 async def test_reading_is_bounded(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """At most 16 frames or 1 MiB wait per connection: then the proxy stops reading, and goes on later, in order."""
     server = await servers.get(kind)
@@ -422,6 +424,7 @@ async def test_end_lost(kind: str, how: str, servers: Servers, backend: Backend,
     assert not backend.seen("/receive", key)
 
 
+@at_once(kind=KINDS)
 async def test_end_idle(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """Nothing for idle_timeout: 4002."""
     server = await servers.get(kind, IDLE)
@@ -434,7 +437,7 @@ async def test_end_idle(kind: str, servers: Servers, backend: Backend, key: str)
     assert (await send(server, key)).body == not_found(key)
 
 
-@pytest.mark.parametrize("way", ["frames in", "frames out"])
+@at_once(kind=KINDS, way=["frames in", "frames out"])
 async def test_idle_is_extended(kind: str, way: str, servers: Servers, backend: Backend, key: str) -> None:
     """A data frame either way extends."""
     server = await servers.get(kind, IDLE)
@@ -449,7 +452,7 @@ async def test_idle_is_extended(kind: str, way: str, servers: Servers, backend: 
         assert (await ending(connection)).code == 4002
 
 
-@pytest.mark.parametrize("opcode", [PONG, PING], ids=["pongs", "pings"])
+@at_once(kind=KINDS, opcode=[PONG, PING])
 async def test_idle_and_control_frames(kind: str, opcode: int, servers: Servers, backend: Backend, key: str) -> None:
     """Pongs do not extend; a client's pings do where the server shows them, which daphne does not."""
     server = await servers.get(kind, IDLE)
@@ -472,6 +475,7 @@ async def test_idle_and_control_frames(kind: str, opcode: int, servers: Servers,
         await asyncio.gather(task, return_exceptions=True)
 
 
+@at_once(kind=KINDS)
 async def test_end_by_backend(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """/close makes no close event, also when the client vanishes instead of answering."""
     server = await servers.get(kind)

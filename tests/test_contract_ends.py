@@ -11,14 +11,16 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Answer, Backend, reset, welcome
 from tests.clients import CLOSE, RawWebSocket, client, close, ending, masked, receive, send
-from tests.servers import Server, Servers
+from tests.servers import KINDS, Server, Servers
 from tests.vectors_api import OK, not_found
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
 SESSIONS = 10
+QUIET, WAITING = (3.0, 0), (0.2, 5)  # seconds before the end, frames of each client that wait for the backend
 CODED = [("X-Kuiperbelt-Close-Code", "4000"), ("X-Kuiperbelt-Close-Reason", "go home")]
 
 
@@ -30,11 +32,12 @@ async def vanish(server: Server, backend: Backend, key: str, delay: float = 1.0)
         reset(raw.writer)
 
 
-@pytest.mark.parametrize(("quiet", "frames"), [(3.0, 0), (0.2, 5)], ids=["quiet", "frames waiting"])
+@at_once(kind=KINDS, was=[QUIET, WAITING])
 async def test_shutdown_tells_the_backend_of_everyone(
-    kind: str, quiet: float, frames: int, servers: Servers, backend: Backend, fresh: Callable[[str], str]
+    kind: str, was: tuple[float, int], servers: Servers, backend: Backend, fresh: Callable[[str], str]
 ) -> None:
     """However long nothing happened before SIGTERM, and though frames wait for a slow receive callback."""
+    quiet, frames = was
     server = await servers.start(kind)
     keys = [fresh("end") for _ in range(SESSIONS)]
     async with contextlib.AsyncExitStack() as stack:
@@ -55,6 +58,7 @@ async def test_shutdown_tells_the_backend_of_everyone(
         assert server.process.returncode == 0
 
 
+@at_once(kind=KINDS)
 async def test_a_handshake_whose_client_has_gone_replaces_nobody(
     kind: str, servers: Servers, backend: Backend, key: str
 ) -> None:
@@ -73,6 +77,7 @@ async def test_a_handshake_whose_client_has_gone_replaces_nobody(
         assert await receive(connection) == "still here"
 
 
+@at_once(kind=KINDS)
 async def test_a_session_whose_socket_has_gone_does_not_stop_its_successor(
     kind: str, servers: Servers, backend: Backend, key: str
 ) -> None:
@@ -88,6 +93,7 @@ async def test_a_session_whose_socket_has_gone_does_not_stop_its_successor(
     await backend.wait("/close", key, 2)
 
 
+@at_once(kind=KINDS)
 async def test_idle_sessions_end_though_one_has_vanished(
     kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]
 ) -> None:

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from proxy.drain import Drain
+from tests.at_once import at_once
 from tests.backend import Answer, Backend
 from tests.clients import Http, client, ending, request
 from tests.evidence import Evidence, Figures
@@ -74,7 +75,7 @@ async def full(
         yield server, {key: await stack.enter_async_context(client(server, key)) for key in keys}
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "workers", "daphne"])
+@at_once(kind=["uvicorn", "workers", "daphne"])
 async def test_deploy(
     servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:
@@ -120,7 +121,7 @@ async def test_deploy(
             assert closed.one("X-Kuiperbelt-Close-Reason") == "shutdown"
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "workers", "daphne"])
+@at_once(kind=["uvicorn", "workers", "daphne"])
 async def test_a_second_sigterm_ends_at_once(servers: Servers, kind: str, fresh: Callable[[str], str]) -> None:
     async with full(servers, kind, 60, fresh) as (server, clients):
         server.process.terminate()
@@ -134,7 +135,7 @@ async def test_a_second_sigterm_ends_at_once(servers: Servers, kind: str, fresh:
         assert server.process.returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+@at_once(kind=["uvicorn", "workers"])
 async def test_ctrl_c_does_not_drain(servers: Servers, kind: str, fresh: Callable[[str], str]) -> None:
     async with full(servers, kind, 60, fresh) as (server, clients):
         began = time.monotonic()
@@ -173,7 +174,7 @@ async def test_a_database_that_hangs_too_makes_the_end_no_longer(
             assert 2 < time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "workers"])
+@at_once(kind=["uvicorn", "workers"])
 async def test_sighup_while_it_ends(servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str]) -> None:
     """It is read, and never lethal, however late."""
     async with full(servers, kind, 0.5, fresh) as (server, clients):

@@ -16,11 +16,12 @@ import pytest
 
 from proxy.options import Options
 from proxy.upstream import upstreams
+from tests.at_once import at_once
 from tests.backend import Answer
 from tests.clients import RawWebSocket, Response, client, request, send
 from tests.evidence import Evidence, Figures
 from tests.prefork import WORKERS, Prefork, prefork
-from tests.servers import Server, Servers
+from tests.servers import ALONE, Server, Servers
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
@@ -103,12 +104,14 @@ async def test_more_connects_than_workers_503_and_no_end_is_lost(
         await server.stop()
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "daphne"])
+@at_once(kind=ALONE)
 async def test_backend_hanging_at_connect_503_at_once_then_back(
     servers: Servers, tmp_path: Path, fresh: Callable[[str], str], kind: str, evidence: Evidence
 ) -> None:
     """502 within callback.timeout, then 503 without asking, one probe at a time; pushes go on; no end is lost."""
-    async with prefork(tmp_path) as backend:
+    directory = tmp_path / kind
+    directory.mkdir()
+    async with prefork(directory) as backend:
         server = await servers.start(kind, backend.env | BREAKER)
         status = (502, 503) if kind == "uvicorn" else (403, 403)
         stays, leaves = fresh("stays"), fresh("leaves")

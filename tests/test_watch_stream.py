@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Answer, Backend, welcome
 from tests.clients import client, close, ending, request, send
 from tests.operators import manage
@@ -31,6 +32,7 @@ async def frames(watch: Watch, count: int) -> list[tuple[str, str, int]]:
     return found
 
 
+@at_once(kind=KINDS)
 async def test_a_whole_life(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """From another node, before it begins and after it has ended; without contents, though they might be shown."""
     server = await servers.get(kind, CONTENTS)
