@@ -1,14 +1,14 @@
 """The counters behind GET /stats and /metrics, of all processes of the node (contract: GET ping, stats).
 
-Each process adds to a slot of its own, in memory that all of them read (`slots`): the supervisor shares it before it
-forks. What counts is a plain integer at a place in that slot; `metrics` gives it Prometheus' form.
+Each process adds to a slot of its own, in memory that all of them read (`slots`): the supervisor, which has one too,
+shares it before it forks. What counts is a plain integer at a place in that slot; `metrics` gives it Prometheus' form.
 """
 
 import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from itertools import product
+from itertools import islice, product
 from typing import ClassVar, overload
 
 from proxy import slots
@@ -130,6 +130,7 @@ class Stats:
     received_waiting = Counter("clients' frames that wait for the receive callback, or are in it", gauge=sum)
     blocked_sessions = Counter("sessions whose client doesn't read, so that frames wait", gauge=sum)
     close_events_given_up = Counter("close callbacks that were given up after close_retry_for")
+    worker_deaths = Counter("workers that ended though nobody had asked them to; each is replaced")
     # Set by `sampler`.
     workers = Counter("processes of the node that serve", gauge=sum)
     redis_up = Counter("connections to Redis that work, one for each process and Redis", "redis_connected", gauge=sum)
@@ -225,8 +226,7 @@ class Stats:
         return {name: found[counter.place] for name, counter in self.counters.items()}
 
     def as_json(self) -> bytes:
-        names = ("connections", "total_connections", "total_messages", "connect_errors", "message_errors")
-        counts = {name: count for name, count in self.totals().items() if name in (*names, "closing_connections")}
+        counts = dict(islice(self.totals().items(), 6))  # kuiperbelt's, in its order
         return json.dumps(counts, separators=(",", ":")).encode() + b"\n"
 
     def as_full_json(self) -> bytes:

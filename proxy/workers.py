@@ -79,7 +79,8 @@ class Supervisor:
         self._members = [Member(number, number) for number in range(len(listeners))]
         self._audience = audience or Audience()
         self._rolling = Rolling(self._members, self._audience, self._stop_limit)
-        self._stats = stats.share(len(listeners) + 1)
+        self._stats = stats.share(len(listeners) + 2)
+        stats.use_slot(len(listeners) + 1)  # those before are the workers', one more than serve (rolling)
 
     def fork(self) -> Worker | None:
         """Returns in each forked worker, with what it is; in the supervisor, with None, when all workers have ended.
@@ -101,6 +102,7 @@ class Supervisor:
             self._obey(received, sender)
             for member, end, _ in self._reap():
                 if not self._rolling.on_death(member, end):
+                    stats.worker_deaths += 1
                     self._start_later(member, end)
         self._rolling.end()
         self._stop(signal.SIGINT if received == signal.SIGINT else signal.SIGTERM)

@@ -226,7 +226,9 @@ async def test_all_workers_are_in_one_answer_and_no_counter_goes_back(
                 labels = frozenset(sample.labels.items())
                 assert killed.samples[sample.name, labels] >= sample.value, name
     for _ in range(10):  # whichever worker answers
-        assert (await read(server))("connects_total", result="open") == after("connects_total", result="open")
+        answer = await read(server)
+        assert answer("connects_total", result="open") == after("connects_total", result="open")
+        assert answer("worker_deaths_total") == 1
 
 
 def worker_pids(server: Server) -> list[int]:
