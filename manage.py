@@ -8,6 +8,7 @@ from proxy import __version__
 
 try:
     from django.core.management import execute_from_command_line
+    from django.db import OperationalError
 except ModuleNotFoundError as error:
     sys.exit(f"expected the packages of requirements.txt, found no {error.name}; run .venv/bin/python manage.py")
 
@@ -20,3 +21,5 @@ if __name__ == "__main__":
         execute_from_command_line(sys.argv)
     except KeyboardInterrupt:  # before a command could look for it
         sys.exit(130)
+    except OperationalError as error:  # of Django's own commands
+        sys.exit(f"expected an answer from the database (EKBO_DATABASE_URL), found: {' '.join(str(error).split())}")

@@ -29,6 +29,7 @@ CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
 # The application that clients belong to may be on the same host: neither its cookies nor /connect see the admin's.
 SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "kuiperbelt_session", "kuiperbelt_csrf"
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = "/admin/"
+CSRF_FAILURE_VIEW = "proxy.pages.forged"
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 X_FRAME_OPTIONS = "DENY"
 # What of `check --deploy` isn't for us to decide, or is said in the options' words by proxy/deploy_checks.py.

@@ -6,6 +6,7 @@ from django.urls import path
 from proxy import console_page, dashboard, watch_page
 
 _staff = admin.site.admin_view
+handler400 = "proxy.pages.bad_request"
 
 urlpatterns = [
     path("admin/proxy/dashboard/", _staff(dashboard.page), name="dashboard"),

@@ -38,7 +38,10 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     ),
     (Unreachable, "nobody answers at {place} ({why}): does the backend run, and may this machine reach it?"),
     (HungUp, "{place} hung up without an answer ({why}): does a worker crash there, or is it HTTPS?"),
-    (TimeoutError, "no whole answer within {limit:g} s (callback.timeout): are all of the backend's workers busy?"),
+    (
+        TimeoutError,
+        "no whole answer within {limit:g} s (callback.timeout): are all workers busy, or on kept connections?",
+    ),
     (AnswerCut, "{place} hung up in the middle of its answer"),
     (BadAnswer, "what {place} answers isn't HTTP ({why}): is it another service's port, or HTTPS?"),
 )

@@ -1,4 +1,4 @@
-"""Middleware for Django's own pages, which are the admin's: static files, security headers, a failing database.
+"""What surrounds Django's own pages, the admin's: static files, security headers, refusals, a failing database.
 
 The proxy's own paths don't pass through here (handlers.py).
 """
@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import DisallowedHost
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
+from django.views import defaults
 from whitenoise.middleware import WhiteNoiseMiddleware
 
 POLICY = (
@@ -22,7 +24,25 @@ DATABASE_TROUBLE = (
     "If this is a new installation: manage.py migrate. Else the proxy's log and /ready say more.\n"
 )
 
+UNKNOWN_ADDRESS = (
+    "The admin isn't expected at this address. Ask for it as localhost, or have EKBO_ADMIN_ORIGINS name what\n"
+    "stands before /admin/ in the browser's address bar, as https://ops.example.com.\n"
+)
+
 logger = logging.getLogger("proxy.admin")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Any 400 of these pages; of an unknown host with what to do, since nothing else says so."""
+    if isinstance(exception, DisallowedHost):
+        return HttpResponse(UNKNOWN_ADDRESS, status=400, content_type="text/plain; charset=utf-8")
+    return defaults.bad_request(request, exception)
+
+
+def forged(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form without our token, or from another address: http instead of https, mostly."""
+    text = f"{reason}\n\n{UNKNOWN_ADDRESS}" if reason.startswith("Origin checking") else f"{reason}\n"
+    return HttpResponse(text, status=403, content_type="text/plain; charset=utf-8")
 
 
 class PagesMiddleware:

@@ -63,6 +63,9 @@ async def test_a_database_that_is_not_there() -> None:
     assert done.status == 1
     assert done.errors.startswith("CommandError: expected an answer from the database (EKBO_DATABASE_URL), found: conn")
     assert "hunter2" not in done.errors
+    done = await manage("migrate", env={"EKBO_DATABASE_URL": url, "EKBO_CONNECT_CALLBACK_URL": "http://127.0.0.1:9/"})
+    assert done.status == 1
+    assert done.errors.startswith("expected an answer from the database (EKBO_DATABASE_URL), found: conn")
 
 
 async def test_options() -> None:

@@ -76,6 +76,8 @@ async def test_hosts(site: Site, servers: Servers) -> None:
     for host, status in (("localhost", 200), ("evil.example", 400), ("[::1]:80", 200), ("a b", 400)):
         assert (await request(site.server, "GET", "/admin/login/", [("Host", host)])).status == status
         assert (await request(site.server, "GET", "/ping", [("Host", host)])).status in (200, status)
+    answer = await request(site.server, "GET", "/admin/", [("Host", "evil.example")])
+    assert b"have EKBO_ADMIN_ORIGINS name" in answer.body
 
 
 async def test_behind_tls(servers: Servers, tmp_path: Path) -> None:
@@ -92,6 +94,7 @@ async def test_behind_tls(servers: Servers, tmp_path: Path) -> None:
         for origin, status in (("https://ops.example.com", 200), ("https://evil.example", 403)):
             answer = await request(site.server, "POST", "/admin/login/", [*headers, ("Origin", origin)], form)
             assert answer.status == status
+            assert (b"have EKBO_ADMIN_ORIGINS name" in answer.body) == (status == 403)
 
 
 @pytest.mark.parametrize("kind", ALONE)
