@@ -114,11 +114,14 @@ class KeptAlive(HttpReader):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._rests_since = self.loop.time()
+        else:
+            self._rests_since = self.loop.time()
+        if not self.pipeline:
+            self.flow.resume_reading()
+            if self.flow.held:
+                self.read_on()
 
     def lets_wait(self, now: float) -> bool:
         """Does the server wait for this client at `now` (the loop's time)? Not just after an answer."""

@@ -64,7 +64,7 @@ class PushLane(PushAnswers):
     def _is_usual(self, usual: RepeatedHead, data: bytes) -> bool:
         """Is this all of a push, and of no other head than the last one's? Then it is taken, past the parser."""
         cycle = self.cycle
-        if self.flow.write_paused or (cycle and not cycle.response_complete):
+        if self.flow.write_paused or self._rest or (cycle and not cycle.response_complete):
             return False
         body, options = usual.body_of(data), conf.options()
         if body is None or len(body) > options.max_body_size:

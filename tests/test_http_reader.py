@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.backend import Backend
-from tests.clients import Http, RawWebSocket, handshake_headers, masked
+from tests.clients import Http, RawWebSocket, client, handshake_headers, masked
 from tests.servers import Servers
 from tests.vectors_api import OK
 
@@ -60,6 +62,71 @@ async def test_no_request_is_smuggled_in_a_body(servers: Servers, key: str, path
         assert await socket.frame() == (1, b"own")
 
 
+@pytest.mark.parametrize(("method", "count"), [("GET", 20_000), ("POST", 10_000)], ids=["queued", "in the lane"])
+async def test_a_flood_of_requests_waits_for_itself_only(
+    servers: Servers, fresh: Callable[[str], str], method: str, count: int
+) -> None:
+    """All are answered; meanwhile they take no memory, and others have their turns."""
+    slowest = 0.0
+    server, other = await servers.get("uvicorn"), fresh("other")
+
+    def megabytes() -> int:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+    async def answers(http: Http) -> None:
+        for _ in range(count):
+            assert (await http.response(method)).status == 200
+
+    async with client(server, other) as session, Http.open(server) as flood, Http.open(server) as http:
+        before, began = megabytes(), time.monotonic()
+        one = ("/ping", ()) if method == "GET" else ("/send", [("X-Kuiperbelt-Session", fresh("nobody"))], b"x")
+        writing = asyncio.create_task(flood.write(flood.encode(method, *one) * count))
+        reading = asyncio.create_task(answers(flood))
+        most = before
+        while not reading.done():
+            asked = time.monotonic()
+            assert (await http.request("POST", "/send", [("X-Kuiperbelt-Session", other)], b"x")).body == OK
+            assert await session.recv() == "x"
+            slowest, most = max(slowest, time.monotonic() - asked), max(most, megabytes())
+            await asyncio.sleep(0.02)
+        await asyncio.gather(reading, writing)
+    assert most - before < 30
+    assert slowest < (time.monotonic() - began) / 4
+
+
+async def test_a_flood_of_chunks(servers: Servers, key: str) -> None:
+    """Its end comes when all before it is taken."""
+    server = await servers.get("uvicorn")
+    async with RawWebSocket.connected(server, key) as socket, Http.open(server) as http:
+        head = http.encode("POST", "/send", [("X-Kuiperbelt-Session", key), ("Transfer-Encoding", "chunked")])
+        await http.write(head + b"1\r\nx\r\n" * 40_000)
+        await asyncio.sleep(0.3)
+        await http.write(b"0\r\n\r\n" + http.encode("GET", "/ping"))
+        assert (await http.response()).body == OK
+        assert (await http.response("GET")).body == OK
+        assert await socket.frame() == (1, b"x" * 40_000)
+
+
+@pytest.mark.parametrize("count", [0, 300])
+async def test_a_handshake_and_frames_after_a_flood_of_pushes(
+    servers: Servers, backend: Backend, fresh: Callable[[str], str], count: int
+) -> None:
+    """They come in one piece, and are taken in several."""
+    server, key = await servers.get("uvicorn"), fresh("late")
+    async with RawWebSocket.open(server) as socket:
+        pushes = socket.encode("POST", "/send", [("X-Kuiperbelt-Session", fresh("nobody"))], b"x") * 500
+        head = socket.encode("GET", f"/connect?key={key}", handshake_headers())
+        frames = [b"%0100d" % number for number in range(count)]
+        await socket.write(pushes + head + b"".join(masked(1, frame) for frame in frames))
+        for _ in range(500):
+            assert (await socket.response()).status == 200
+        assert (await socket.response("GET")).status == 101
+        await socket.write(masked(1, b"end"))
+        got = await backend.wait("/receive", key, len(frames) + 1, timeout=20)
+        assert [request.body for request in got] == [*frames, b"end"]
+
+
 @pytest.mark.parametrize(
     "start",
     ["GET http:// HTTP/1.1", "GET http://x HTTP/1.1", "CONNECT a:1 HTTP/1.1", "GET http://x:99999/?t=secret HTTP/1.1",
@@ -79,11 +146,11 @@ async def test_frames_that_come_with_the_handshake(
     """A client must wait for the 101 (RFC 6455 section 4.1). One that doesn't loses nothing."""
     server = await servers.get("uvicorn")
     key = fresh("early")
-    async with RawWebSocket.open(server) as client:
+    async with RawWebSocket.open(server) as socket:
         second = masked(1, b"second")
-        head = client.encode("GET", f"/connect?key={key}", handshake_headers())
-        await client.write(head + masked(1, b"first") + second[:4])
-        assert (await client.response("GET")).status == 101
-        await client.write(second[4:])
+        head = socket.encode("GET", f"/connect?key={key}", handshake_headers())
+        await socket.write(head + masked(1, b"first") + second[:4])
+        assert (await socket.response("GET")).status == 101
+        await socket.write(second[4:])
         got = await backend.wait("/receive", key, 2)
         assert [request.body for request in got] == [b"first", b"second"]
