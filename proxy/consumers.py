@@ -51,40 +51,47 @@ class SessionConsumer(AsyncConsumer):
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         self.scope, self.options = scope, options()
         self.connection = new_connection()
-        stats.total_connections += 1
-        tapped.by_ticket(self)
-        await receive()  # websocket.connect
-        with Place() as place, tracing.connection(self.connection, scope["headers"]):
+        self.transport = transport_for(send)
+        self.handshake = handshake.Handshake(scope, self.connection, self.transport)
+        with Place() as place, self.handshake, tracing.connection(self.connection, scope["headers"]):
             try:
+                await receive()  # websocket.connect
+                tapped.by_ticket(self)
                 accepted = await handshake.authenticate(scope, self.connection, place, self.options)
+                self.log = logs.ConnectionLog(scope, self.connection)
+                self.transport.on_session()
+                self.outbound = Outbound(self.transport, self.options, self.on_slow)
+                self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
+                self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
+                self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
             except Exception as error:
-                await handshake.refuse(scope, send, error, self.connection, self.tap)
+                await self.handshake.refuse(error, self.tap)
                 return
-            self.log = logs.ConnectionLog(scope, self.connection)
-            self.transport = transport_for(send)
-            self.transport.on_session()
-            self.outbound = Outbound(self.transport, self.options, self.on_slow)
-            self.session = callbacks.Session(accepted.key, self.connection, endpoint_for(scope, self.options))
-            self.membership = delivery.membership(accepted.key, self.connection, self.on_event, self.on_replaced)
-            self.entry = registry.enter(scope, self.session, accepted.subprotocol, self.on_lost)
             stats.connections += 1
-            tapped.begin(self)
             try:
+                tapped.begin(self)
                 await self.entry.opened()
                 # A client that has gone must not push a newer connection of its key out.
                 if self.transport.is_gone():
-                    stats.add(Stats.connects["client_gone"])
+                    self.handshake.came_to("client_gone")
                     self.leave(ends.HANDSHAKE)
-                elif await self.join(send) and await self.open(accepted):
-                    await self.read(receive)
+                else:
+                    # From here on /send finds this session, and an older one of the same key is gone.
+                    await self.membership.join()
+                    if await self.open(accepted):
+                        await self.read(receive)
             except asyncio.CancelledError:
                 # daphne does that at SIGTERM, and to what goes on for long after a disconnect; others at a forced stop.
                 self.end(ends.SHUTDOWN if self.transport.is_shutting_down() else ends.LOST)
             except SessionClosed:
                 self.leave(ends.LOST)
-            except Exception:
-                logs.crashed(self.connection)
-                self.end(ends.ERROR)
+            except Exception as error:
+                if self.handshake.is_decided:
+                    logs.crashed(self.connection)
+                    self.end(ends.ERROR)
+                else:
+                    self.leave(ends.HANDSHAKE if isinstance(error, DeliveryError) else ends.ERROR)
+                    await self.handshake.refuse(error, self.tap)
             finally:
                 self.leave(ends.LOST)
                 self.outbound.drop(None)
@@ -92,25 +99,15 @@ class SessionConsumer(AsyncConsumer):
                 place.free()  # what the backend must still hear isn't the client's
                 await asyncio.shield(lifespan.clean_up(self.clean_up()))
 
-    async def join(self, send: Any) -> bool:
-        """From here on /send finds this session, and an older one of the same key is gone; False when it is refused."""
-        try:
-            await self.membership.join()
-        except DeliveryError as error:
-            self.leave(ends.HANDSHAKE)
-            await handshake.refuse(self.scope, send, error, self.connection, self.tap)
-            return False
-        return True
-
     async def open(self, accepted: callbacks.Accepted) -> bool:
         """101, establish callback, first frame; False when the client has gone before the 101."""
         try:
             await self.transport.send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
         except OSError:
-            stats.add(Stats.connects["client_gone"])
+            self.handshake.came_to("client_gone")
             self.leave(ends.HANDSHAKE)
             return False
-        stats.add(Stats.connects["open"])
+        self.handshake.came_to("open")
         self.outbound.open()
         if self.ended:  # replaced, or closed, before it began
             return True

@@ -1,6 +1,6 @@
 """A connection before it is a session: what is checked first, what the backend is asked, how a refusal looks.
 
-The consumer calls `authenticate`, then goes on or calls `refuse`; see the contract's "GET connect" 1 to 3.
+The consumer has a Handshake, calls `authenticate`, then goes on or refuses; see the contract's "GET connect" 1 to 3.
 """
 
 import contextlib
@@ -16,9 +16,41 @@ from proxy.limits import Place
 from proxy.origins import origin_allowed
 from proxy.stats import Stats, stats
 from proxy.taps import Tap
+from proxy.transports import Transport
 
 MAX_HEADERS = 100  # what prefork servers take
 MAX_HEADER_BYTES = 32 * 1024  # of all headers together
+
+
+class Handshake:
+    """One client's; a context, at the end of which it has been counted once what became of it, whatever happened."""
+
+    __slots__ = ("_connection", "_scope", "_transport", "is_decided")
+
+    def __init__(self, scope: dict[str, Any], connection: str, transport: Transport) -> None:
+        """`connection` is the UUID of this one."""
+        stats.total_connections += 1
+        self._scope = scope
+        self._connection = connection
+        self._transport = transport
+        self.is_decided = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if not self.is_decided:  # the task was cancelled
+            self.came_to("draining" if self._transport.is_shutting_down() else "client_gone")
+
+    def came_to(self, result: str) -> None:
+        """Count what became of it."""
+        self.is_decided = True
+        stats.add(Stats.connects[result])
+
+    async def refuse(self, error: Exception, tap: Tap | None) -> None:
+        """In an `except` block, before the 101: there will be none."""
+        self.is_decided = True
+        await refuse(self._scope, self._transport.send, error, self._connection, tap)
 
 
 async def authenticate(scope: dict[str, Any], connection: str, place: Place, options: Options) -> callbacks.Accepted:

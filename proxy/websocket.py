@@ -147,7 +147,7 @@ class WebSocketProtocol(FlowControlled):
             self.abort_later()
         elif kind == "websocket.close":
             self._respond(403, (), b"")
-        elif kind == "websocket.http.response.start":
+        elif kind == "websocket.http.response.start" and not self._frames:
             self._refusal = message["status"], message.get("headers", ())
         elif kind == "websocket.http.response.body" and self._refusal:
             self._respond(*self._refusal, message.get("body", b""))

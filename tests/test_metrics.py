@@ -129,6 +129,7 @@ async def test_what_becomes_of_handshakes_and_sessions(
         "bad_request": 1,
         "max_connections": 1,
     }
+    assert difference(after, before, "handshakes_total") == {"": 9}
     assert difference(after, before, "session_ends_total") == {"client": 1, "backend": 1, "error": 1}
     assert difference(after, before, "received_drops_total") == {"rate": 1}
     assert after("received_messages_total") - before("received_messages_total") == 4
