@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +18,7 @@ from typing import Any
 from playwright.async_api import Browser, Page, StorageState
 
 from tests.browser import DESK, Watched
+from tests.databases import migrated_file
 from tests.servers import ROOT, Server, Servers
 
 PASSWORD = "a long enough pass phrase"
@@ -85,20 +88,30 @@ def run_script(env: Mapping[str, str], script: str, **names: Any) -> str:
     return done.stdout
 
 
+@functools.cache
+def staffed_file() -> Path:
+    """An embedded database with staff, made once, to be copied.
+
+    The user ada may do all, viewer may look, nobody may do nothing.
+    """
+    file = migrated_file().with_name("staffed.sqlite3")
+    shutil.copyfile(migrated_file(), file)
+    run_script(script_env({"EKBO_DATABASE_URL": f"sqlite:///{file}"}), STAFF, PASSWORD=PASSWORD)
+    return file
+
+
 def migrate(env: Mapping[str, str]) -> None:
     subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], env=env, cwd=ROOT, check=True)
 
 
 @asynccontextmanager
 async def running_site(servers: Servers, directory: Path, kind: str = "uvicorn", **env: str) -> AsyncIterator[Site]:
-    """A new proxy with staff: ada may do all, viewer may look, nobody may do nothing."""
+    """A new proxy with the staff of `staffed_file`."""
     # Rows of nodes that aren't there are left alone for as long as the tests look at them.
     own = {"EKBO_DATABASE_URL": f"sqlite:///{directory}/kuiperbelt.sqlite3", "EKBO_NODE_TIMEOUT": "1h"} | env
-    site_env = script_env(own)
-    await asyncio.to_thread(migrate, site_env)
-    await asyncio.to_thread(run_script, site_env, STAFF, PASSWORD=PASSWORD)
+    await asyncio.to_thread(shutil.copyfile, staffed_file(), directory / "kuiperbelt.sqlite3")
     server = await servers.start(kind, own)
     try:
-        yield Site(server, site_env)
+        yield Site(server, script_env(own))
     finally:
         await server.stop()

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +19,8 @@ import dj_database_url
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+
+from tests.servers import ROOT
 
 
 @contextlib.contextmanager
@@ -32,6 +41,17 @@ def _use(database: Mapping[str, Any]) -> None:
     connections["default"].close()
     connections.settings["default"] = dict(database)
     del connections["default"]
+
+
+@functools.cache
+def migrated_file() -> Path:
+    """An embedded database with the proxy's tables, made once, to be copied."""
+    directory = Path(tempfile.mkdtemp(prefix="kuiperbelt-tests-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    file = directory / "migrated.sqlite3"
+    env = {**os.environ, "EKBO_DATABASE_URL": f"sqlite:///{file}"}
+    subprocess.run([sys.executable, "manage.py", "migrate", "-v0", "--skip-checks"], cwd=ROOT, env=env, check=True)
+    return file
 
 
 def rows(path: Path, question: str) -> list[Any]:

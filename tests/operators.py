@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import shutil
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from django.utils.timezone import now
 
 from proxy.models import Node, Session
 from tests.clients import request
+from tests.databases import migrated_file
 from tests.servers import ROOT, Server
 
 COMMAND_LIMIT = 30.0  # seconds
@@ -105,11 +107,12 @@ class Registry:
     alias: str = field(default_factory=lambda: f"test{next(_numbers)}")
 
     @classmethod
-    async def at(cls, url: str) -> Registry:
-        """The database there, migrated."""
+    async def at(cls, url: str, migrated: bool = False) -> Registry:
+        """The database there, which is migrated first unless it was already."""
         registry = cls(url)
-        done = await manage("migrate", "-v0", "--skip-checks", env=registry.env)
-        assert done.status == 0, done.errors
+        if not migrated:
+            done = await manage("migrate", "-v0", "--skip-checks", env=registry.env)
+            assert done.status == 0, done.errors
         connections.settings[registry.alias] = connections.configure_settings(
             {"default": {}, registry.alias: dict(dj_database_url.parse(url))}
         )[registry.alias]
@@ -117,7 +120,8 @@ class Registry:
 
     @classmethod
     async def embedded(cls, directory: Path) -> Registry:
-        return await cls.at(f"sqlite:///{directory}/registry.sqlite3")
+        await asyncio.to_thread(shutil.copyfile, migrated_file(), directory / "registry.sqlite3")
+        return await cls.at(f"sqlite:///{directory}/registry.sqlite3", migrated=True)
 
     @property
     def env(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from playwright.async_api import Browser, Page, expect
 from websockets.asyncio.client import connect
 
 from tests.admin_site import Site, migrate, run_script, running_site, script_env
+from tests.at_once import at_once
 from tests.backend import Backend
 from tests.browser import looks
 from tests.certificates import Certificate
@@ -123,7 +124,7 @@ async def told(backend: Backend, key: str, code: str) -> None:
     assert (event.one("X-Kuiperbelt-Close-Code"), event.one("X-Kuiperbelt-Close-Reason")) == (code, "operator")
 
 
-@pytest.mark.parametrize("kind", ALONE)
+@at_once(kind=ALONE)
 async def test_find_send_close(
     servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, fresh: Callable[[str], str], kind: str
 ) -> None:
@@ -131,8 +132,9 @@ async def test_find_send_close(
 
     The backend is told of the end that it didn't ask for.
     """
-    bob, eve = fresh("bob"), fresh("eve")
-    async with running_site(servers, tmp_path, kind) as site, client(site, bob) as its, client(site, eve) as other:
+    bob, eve, directory = fresh("bob"), fresh("eve"), tmp_path / kind
+    directory.mkdir()
+    async with running_site(servers, directory, kind) as site, client(site, bob) as its, client(site, eve) as other:
         await registered(site, bob, eve)
         async with site.staff(browser) as page:
             await search(page, site, bob)

@@ -59,7 +59,7 @@ async def test_jumps(servers: Servers, backend: Backend, fresh: Callable[[str], 
     lost, alive, failing = [fresh("lost") for _ in range(5)], [fresh("alive") for _ in range(5)], fresh("failing")
     async with sessions(pair, lost), sessions(pair.peer, alive):
         backend.on("/close", failing, Answer(status=500))
-        async with client(pair, failing):
+        async with client(pair.peer, failing):
             pass
         for offset, days in (("+1d", 1), ("-1d", -1)):
             clock.set(offset)
@@ -74,9 +74,9 @@ async def test_jumps(servers: Servers, backend: Backend, fresh: Callable[[str], 
         assert 3 <= len(attempts) <= 5
         assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(attempts))
         backend.on("/close", failing, Answer())
-        await backend.until(lambda: len(backend.seen("/close", failing)) > len(attempts), "one that is heard", LIMIT)
         await pair.kill()
         await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
+        await backend.until(lambda: len(backend.seen("/close", failing)) > len(attempts), "one that is heard", LIMIT)
         assert reasons(backend, lost) == {"node_lost": len(lost)}
         assert reasons(backend, alive) == {}
     await pair.peer.stop()

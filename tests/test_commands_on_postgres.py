@@ -12,6 +12,7 @@ import pytest
 from django.utils.timezone import now
 
 from tests.admin_site import run_script, script_env
+from tests.at_once import at_once
 from tests.clients import client, ending, receive, request
 from tests.operators import Registry, manage, registered
 from tests.postgres import PostgresServer
@@ -28,13 +29,16 @@ async def postgres() -> AsyncIterator[PostgresServer]:
         yield server
 
 
-@pytest.mark.parametrize("clustered", [False, True], ids=["alone", "redis"])
-async def test_two_nodes(
-    servers: Servers, postgres: PostgresServer, clustered: bool, fresh: Callable[[str], str]
-) -> None:
+@at_once(clustered=[False, True])
+async def test_two_nodes(servers: Servers, clustered: bool, fresh: Callable[[str], str]) -> None:
     """A command reaches the sessions of both, and either node answers for both."""
-    await Registry.at(postgres.url)
-    env = (servers.cluster_env() if clustered else {}) | {"EKBO_DATABASE_URL": postgres.url}
+    async with PostgresServer.running() as postgres:
+        await Registry.at(postgres.url)
+        env = (servers.cluster_env() if clustered else {}) | {"EKBO_DATABASE_URL": postgres.url}
+        await two_nodes(servers, env, fresh)
+
+
+async def two_nodes(servers: Servers, env: dict[str, str], fresh: Callable[[str], str]) -> None:
     here, there = await servers.start("uvicorn", env), await servers.start("uvicorn", env)
     one, two = fresh("g"), fresh("g")
     async with client(here, one) as first, client(there, two) as second:

@@ -21,6 +21,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from proxy import registry
+from tests.at_once import at_once
 from tests.backend import Answer, Backend
 from tests.clients import client, ending, request, send
 from tests.databases import rows, using
@@ -39,25 +40,21 @@ LIMIT = 20.0  # seconds for an event of a dead node
 Fresh = Callable[[str], str]
 
 
-@pytest.fixture(scope="module")
-async def postgres() -> AsyncIterator[PostgresServer]:
-    async with PostgresServer.running() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def pair(request: pytest.FixtureRequest, servers: Servers, postgres: PostgresServer) -> AsyncIterator[Server]:
+@contextlib.asynccontextmanager
+async def pair(servers: Servers, database: str) -> AsyncIterator[Server]:
     """Two nodes with one database; the first knows the other as its peer."""
-    env = QUICK
-    if request.param == "postgres":
-        env = env | {"EKBO_DATABASE_URL": postgres.url}
-        await migrate(servers, postgres)
-    server = await servers.start("cluster", env)
-    yield server
-    await server.stop()
+    async with contextlib.AsyncExitStack() as stack:
+        env = QUICK
+        if database == "postgres":
+            postgres = await stack.enter_async_context(PostgresServer.running())
+            await migrate(postgres)
+            env = env | {"EKBO_DATABASE_URL": postgres.url}
+        server = await servers.start("cluster", env)
+        yield server
+        await server.stop()
 
 
-async def migrate(servers: Servers, postgres: PostgresServer) -> None:
+async def migrate(postgres: PostgresServer) -> None:
     def work() -> None:
         with using(postgres.url):
             pass
@@ -119,17 +116,20 @@ async def test_a_query_string_is_kept_if_that_is_wanted(servers: Servers, key: s
     await server.stop()
 
 
-async def test_a_paused_process_that_was_declared_dead(pair: Server, backend: Backend, fresh: Fresh) -> None:
+@at_once(database=["sqlite", "postgres"])
+async def test_a_paused_process_that_was_declared_dead(
+    database: str, servers: Servers, backend: Backend, fresh: Fresh
+) -> None:
     """Its sockets are closed when it goes on, each session is told once, and it serves on as a new node."""
     lost, alive, late = [fresh("lost") for _ in range(10)], [fresh("alive") for _ in range(10)], fresh("late")
-    async with sessions(pair, lost) as sockets, sessions(pair.api, alive):
-        pair.pause()
+    async with pair(servers, database) as here, sessions(here, lost) as sockets, sessions(here.api, alive):
+        here.pause()
         await backend.until(lambda: all(backend.seen("/close", key) for key in lost), "all events", LIMIT)
-        pair.resume()
+        here.resume()
         ends = await asyncio.gather(*(ending(socket) for socket in sockets))
         assert {(end.code, end.reason) for end in ends} == {(1012, "node_lost")}
-        async with client(pair, late) as connection:
-            assert (await send(pair, late)).body == OK
+        async with client(here, late) as connection:
+            assert (await send(here, late)).body == OK
             await asyncio.sleep(3)  # more than the limit: nobody holds it for dead
             assert reasons(backend, [*alive, late]) == {}
             await connection.close()
@@ -291,7 +291,7 @@ async def test_postgresql_that_goes_and_comes_back(servers: Servers, backend: Ba
         server = await servers.start("uvicorn", QUICK | {"EKBO_DATABASE_URL": postgres.url})
         ready = await request(server, "GET", "/ready")
         assert ready.json()["degraded"] == ["database: not migrated, run `manage.py migrate`"]
-        await migrate(servers, postgres)
+        await migrate(postgres)
 
         async def works() -> bool:
             return (await request(server, "GET", "/ready")).body == OK
