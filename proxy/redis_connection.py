@@ -219,7 +219,7 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
-        why = why.partition(", with args")[0]  # a Redis that doesn't know AUTH or HELLO repeats the password here
+        why = why.partition(", with args")[0].rstrip(".")  # a Redis that doesn't know AUTH or HELLO repeats the password here
         if self._up:
             self._up = False
             self._since = monotonic()

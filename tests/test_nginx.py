@@ -107,7 +107,8 @@ async def site(
     assert chosen["EKBO_REDIS_URL"] == "redis://:PASSWORD@10.0.0.10:6379/0"
     chosen |= {"EKBO_REDIS_URL": redis.url, "EKBO_TRUSTED_PROXIES": "127.0.0.10", "EKBO_REDIS_PREFIX": "readme"}
     assert chosen["EKBO_DATABASE_URL"] == "postgres://kuiperbelt:PASSWORD@10.0.0.10:5432/kuiperbelt"
-    chosen["EKBO_DATABASE_URL"] = postgres.url
+    assert (chosen["EKBO_API_KEYS"], chosen["EKBO_SECRET_KEY"]) == ("API_KEY", "SECRET_KEY")
+    chosen |= {"EKBO_DATABASE_URL": postgres.url, "EKBO_API_KEYS": "k" * 32, "EKBO_SECRET_KEY": "s" * 32}
     (migrate,) = re.findall(r"`(\S+ manage.py migrate)`", GUIDE)
     migrating = await asyncio.create_subprocess_exec(
         *migrate.split(), cwd=ROOT, env=environment(servers.backend.port, chosen), stdout=asyncio.subprocess.DEVNULL
