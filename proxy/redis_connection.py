@@ -219,7 +219,8 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
-        why = why.partition(", with args")[0].rstrip(".")  # a Redis that doesn't know AUTH or HELLO repeats the password here
+        # A Redis that doesn't know AUTH or HELLO repeats the password here.
+        why = why.partition(", with args")[0].rstrip(".")
         if self._up:
             self._up = False
             self._since = monotonic()

@@ -27,9 +27,9 @@ def add_keys(parser: CommandParser, what: str) -> None:
 
 def add_filters(parser: CommandParser, since: str) -> None:
     """The filters; `since` says when a row's age begins."""
-    parser.add_argument("--node", metavar="NAME", help="only of this node: its host's name, or its id")
-    parser.add_argument("--transport", help="only of this transport, like websocket")
-    parser.add_argument("--address", type=plain_address, metavar="IP", help="only of clients at this address")
+    parser.add_argument("--node", type=_text, metavar="NAME", help="only of this node: its host's name, or its id")
+    parser.add_argument("--transport", type=_text, help="only of this transport, like websocket")
+    parser.add_argument("--address", type=_address, metavar="IP", help="only of clients at this address")
     parser.add_argument("--older-than", type=duration, metavar="TIME", help=f"only if {since} that long ago, as 1h30m")
 
 
@@ -99,6 +99,16 @@ def _node_ids(name: str) -> list[uuid.UUID]:
     if not ids:
         raise CommandError(f"--node: expected the name or id of a node (listnodes --all), found {name!r}")
     return ids
+
+
+def _text(text: str) -> str:
+    if not text.isprintable():  # nor is what isn't UTF-8
+        raise ArgumentTypeError(f"expected printable text, found {text!r}")
+    return text
+
+
+def _address(text: str) -> str:
+    return plain_address(_text(text))
 
 
 def duration(text: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 
@@ -16,6 +16,7 @@ from proxy.forwarding import Network
 from proxy.origins import POLICIES, normalise_origin
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MAX_DURATION = (2**63 - 1) / 1e9  # seconds, 292 years: Go counts nanoseconds in 63 bits
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
@@ -47,7 +48,9 @@ def duration(value: Any) -> float:
     if written in ("0", "+0", "-0"):
         return 0.0
     if re.fullmatch(f"\\+?(?:{_DURATION_PART})+", written):
-        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, written))
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, written))
+        if seconds <= _MAX_DURATION:
+            return seconds
     raise ValueError("a duration like 0, 500ms, 10s or 1m30s")
 
 
@@ -171,7 +174,7 @@ def database_url(value: Any) -> str:
     expected = "a URL like postgres://user:password@host:5432/name or sqlite:////var/lib/kuiperbelt.sqlite3"
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
-        known = parts.port != 0 and parts.path not in ("", "/")
+        known = parts.port != 0 and parts.path not in ("", "/") and unquote(str(value)).isprintable()
     except ValueError:
         known = False
     if not known or parts.scheme not in ("postgres", "postgresql", "sqlite"):

@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 
 from proxy import selection
 from proxy.models import Session
@@ -28,6 +28,14 @@ def test_durations() -> None:
     assert selection.duration("1h30m") == 5400
     with pytest.raises(ArgumentTypeError, match=r"expected a duration like .*, found '1d'"):
         selection.duration("1d")
+
+
+@pytest.mark.parametrize("option", ["--node", "--transport", "--address"])
+def test_text_that_no_database_takes(option: str) -> None:
+    parser = CommandParser()
+    selection.add_filters(parser, "connected")
+    with pytest.raises(CommandError, match=rf"argument {option}: expected printable text, found '\\udcff'"):
+        parser.parse_args([option, "\udcff"])
 
 
 async def test_parts_while_their_rows_go(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from proxy import choices, values
         (values.duration, "0", 0.0),
         (values.duration, "500ms", 0.5),
         (values.duration, "10s", 10.0),
+        (values.duration, "2562047h", 9223369200.0),
         (values.duration, "1m30s", 90.0),
         (values.duration, "1h2m3.5s", 3723.5),
         (values.duration, ".5s", 0.5),
@@ -61,6 +62,8 @@ def test_values(parse: Callable[[Any], Any], value: Any, expected: Any) -> None:
     ("parse", "value"),
     [
         (values.duration, "10"),
+        (values.duration, "2562048h"),
+        (values.database_url, "sqlite:///%00"),
         (values.duration, "-1s"),
         (values.duration, "1 s"),
         (values.duration, "1d"),
