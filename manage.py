@@ -11,6 +11,8 @@ try:
     from django.db import OperationalError
 except ModuleNotFoundError as error:
     sys.exit(f"expected the packages of requirements.txt, found no {error.name}; run .venv/bin/python manage.py")
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kbproject.settings")

@@ -219,8 +219,7 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
-        # A Redis that doesn't know AUTH or HELLO repeats the password here.
-        why = why.partition(", with args")[0].rstrip(".")
+        why = why.partition(", with args")[0].rstrip(".")  # there a Redis without AUTH or HELLO repeats the password
         if self._up:
             self._up = False
             self._since = monotonic()
