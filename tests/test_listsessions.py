@@ -1,4 +1,4 @@
-"""`listsessions`: the table and JSON lines, filters, hostile text, 100,000 rows."""
+"""`listsessions`: the table and JSON lines, filters, hostile text, many rows."""
 
 from __future__ import annotations
 
