@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +66,7 @@ async def test_a_flood_of_requests_waits_for_itself_only(
     servers: Servers, fresh: Callable[[str], str], method: str, count: int
 ) -> None:
     """All are answered; meanwhile they take no memory, and others have their turns."""
-    slowest = 0.0
+    pushes = 0
     server, other = await servers.get("uvicorn"), fresh("other")
 
     def megabytes() -> int:
@@ -79,20 +78,19 @@ async def test_a_flood_of_requests_waits_for_itself_only(
             assert (await http.response(method)).status == 200
 
     async with client(server, other) as session, Http.open(server) as flood, Http.open(server) as http:
-        before, began = megabytes(), time.monotonic()
+        before = megabytes()
         one = ("/ping", ()) if method == "GET" else ("/send", [("X-Kuiperbelt-Session", fresh("nobody"))], b"x")
         writing = asyncio.create_task(flood.write(flood.encode(method, *one) * count))
         reading = asyncio.create_task(answers(flood))
         most = before
         while not reading.done():
-            asked = time.monotonic()
             assert (await http.request("POST", "/send", [("X-Kuiperbelt-Session", other)], b"x")).body == OK
             assert await session.recv() == "x"
-            slowest, most = max(slowest, time.monotonic() - asked), max(most, megabytes())
+            pushes, most = pushes + 1, max(most, megabytes())
             await asyncio.sleep(0.02)
         await asyncio.gather(reading, writing)
     assert most - before < 30
-    assert slowest < (time.monotonic() - began) / 4
+    assert pushes > 8
 
 
 async def test_a_flood_of_chunks(servers: Servers, key: str) -> None:
