@@ -18,6 +18,11 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
     b"upgrade host content-length accept-encoding expect proxy".split()  # Proxy: CGI would make HTTP_PROXY of it
 )
+# What proxies and CDNs add beside X-Forwarded-*, Forwarded, X-Real-IP: RFC 9110 section 7.6.3, RFC 8586, and their own.
+_OF_PROXIES = frozenset(
+    b"via cdn-loop x-forwarded x-client-ip client-ip x-cluster-client-ip true-client-ip cf-connecting-ip "
+    b"fastly-client-ip x-original-forwarded-for x-envoy-external-address".split()
+)
 _CONTROL = frozenset([*range(0x09), *range(0x0A, 0x20), 0x7F])
 
 
@@ -31,7 +36,8 @@ class Peer:
 
     def address(self, trusted: Sequence[Network]) -> str:
         """The client's: the last one that isn't a trusted proxy's; what stands before it is only the client's word."""
-        addresses = [address.strip() for address in self.forwarded_for.split(",")]
+        parts = filter(None, map(str.strip, self.forwarded_for.split(",")))
+        addresses = [_without_port(part) for part in parts] or [""]
         return next((address for address in reversed(addresses) if not is_in(address, trusted)), addresses[0])
 
     def headers(self) -> TextHeaders:
@@ -81,7 +87,8 @@ def tells_origin(name: bytes) -> bool:
 
     It came through a proxy, or, with Origin, from a web page in a browser that stands on the peer's host.
     """
-    return is_forwarding(name) or name in (b"via", b"origin")
+    name = name.replace(b"_", b"-")
+    return is_forwarding(name) or name in _OF_PROXIES or name == b"origin"
 
 
 def set_headers(headers: TextHeaders, changes: Iterable[tuple[str, str]]) -> TextHeaders:
@@ -160,6 +167,12 @@ def plain_address(client: str) -> str:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(address)
+
+
+def _without_port(text: str) -> str:
+    """Some proxies (Azure's, IIS) write each client's port as well, or IPv6 in brackets: not part of the address."""
+    found = re.fullmatch(r"\[([^\]]+)\](?::\d+)?|([^:]+):\d+", text)
+    return (found[1] or found[2]) if found else text
 
 
 def _text(headers: Headers, name: bytes) -> str:

@@ -1,7 +1,10 @@
 """Who may use the API: a table of peers, headers and configurations (faults: Attacks)."""
 
+import contextlib
+import hmac
 import time
 from collections.abc import Callable
+from hmac import compare_digest
 from ipaddress import ip_network
 from typing import Any
 
@@ -75,6 +78,11 @@ def test_allowed(options: Options, client: str | None, headers: dict[str, str]) 
         (KEYS, "8.8.8.8", {"authorization": "Basic first-key-0123456"}, Unauthorized),
         (KEYS, "8.8.8.8", {"authorization": "first-key-0123456"}, Unauthorized),
         (OPEN, "127.0.0.1", {"x_forwarded_port": "443"}, Forbidden),
+        (OPEN, "127.0.0.1", {"cf_connecting_ip": "1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"true_client_ip": "1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"x_client_ip": "1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"x_cluster_client_ip": "1.2.3.4"}, Forbidden),
+        (OPEN, "127.0.0.1", {"cdn_loop": "front"}, Forbidden),
         (OPEN, "127.0.0.1", {"x_forwarded_anything": "1"}, Forbidden),
         (ALLOW, "11.1.2.3", {}, Forbidden),
         (ALLOW, "10.1.2.3", {"x_forwarded_for": "1.2.3.4"}, Forbidden),
@@ -85,6 +93,27 @@ def test_allowed(options: Options, client: str | None, headers: dict[str, str]) 
 def test_refused(options: Options, client: str | None, headers: dict[str, str], error: type[ApiError]) -> None:
     with pytest.raises(error, match="not allowed"):
         ask(options, client, **headers)
+
+
+def test_header_names_with_underscores_are_no_way_around() -> None:
+    header = (b"x_forwarded_for", b"1.2.3.4")
+    with pytest.raises(Forbidden):
+        check_access({"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 9180), "headers": [header]}, OPEN)
+
+
+@pytest.mark.parametrize("given", [*KEYS.api_keys, "wrong-key-0123456"])
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Whichever is right: by hmac.compare_digest, and all of them."""
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    with contextlib.suppress(Unauthorized):
+        ask(KEYS, "8.8.8.8", authorization=f"Bearer {given}")
+    assert compared == [(given.encode(), key.encode()) for key in KEYS.api_keys]
 
 
 def test_a_tcp_peer_that_has_gone_is_not_a_unix_socket() -> None:

@@ -125,6 +125,28 @@ def test_forwarded_headers_are_believed_from_trusted_proxies_only(client: str, s
     assert peer(FORWARDED, client, scheme, PROXIES) == expected
 
 
+@pytest.mark.parametrize(
+    ("forwarded_for", "address"),
+    [
+        ("1.2.3.4, 10.1.2.3", "1.2.3.4"),
+        ("6.6.6.6, 1.2.3.4, 10.9.9.9, 10.1.2.3", "1.2.3.4"),  # the first is only the client's word
+        ("1.2.3.4:50123, 10.1.2.3", "1.2.3.4"),
+        ("1.2.3.4:50123, 10.9.9.9:443, 10.1.2.3", "1.2.3.4"),
+        ("[2001:db8::1]:50123, 10.1.2.3", "2001:db8::1"),
+        ("[2001:db8::1], 10.1.2.3", "2001:db8::1"),
+        ("2001:db8::1, 10.1.2.3", "2001:db8::1"),
+        ("1.2.3.4,, 10.1.2.3", "1.2.3.4"),
+        (" , 10.1.2.3", "10.1.2.3"),
+        ("10.9.9.9, 10.1.2.3", "10.9.9.9"),
+        ("unknown, 10.1.2.3", "unknown"),
+        ("", ""),
+        (",", ""),
+    ],
+)
+def test_the_client_s_address(forwarded_for: str, address: str) -> None:
+    assert Peer(forwarded_for, "http", "").address(PROXIES) == address
+
+
 def test_peer_headers_leave_out_what_is_unknown() -> None:
     assert Peer("", "http", "").headers() == [("X-Forwarded-Proto", "http")]
 
