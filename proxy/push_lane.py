@@ -20,12 +20,14 @@ MAX_LESSONS = 3  # heads of a connection that are learnt in vain before it is ta
 
 
 def hand_all_on(connections: Iterable[object]) -> None:
-    """From now on uvicorn gets every request of these, which can have a connection closed after the answer."""
+    """From now on uvicorn gets every request of these, and each answer closes its connection, also those under way."""
     for own_listener in (False, True):
         lane(own_listener).pushes = {}
     for each in connections:
         if isinstance(each, PushLane):
-            each._usual = None
+            each.leave_lane()
+            if each.cycle and not each.pipeline:
+                each.cycle.keep_alive = False
 
 
 class PushLane(PushAnswers):
@@ -160,10 +162,15 @@ class PushLane(PushAnswers):
         else:
             self._taken = push, self.url, body
 
-    def shutdown(self) -> None:
-        """uvicorn ends: what has begun to come in is still answered."""
+    def leave_lane(self) -> None:
+        """uvicorn gets what has begun to come in, and all that follows."""
+        self._usual = None
         if self._push:
             self._push = None
             self._hand_on()
             super().on_body(bytes(self._body))
+
+    def shutdown(self) -> None:
+        """uvicorn ends: what has begun to come in is still answered."""
+        self.leave_lane()
         super().shutdown()

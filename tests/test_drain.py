@@ -80,8 +80,16 @@ async def test_deploy(
     servers: Servers, backend: Backend, kind: str, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:
     """Readiness flips first, who is still connected is served, closes are spread, and the end keeps its time."""
-    async with full(servers, kind, WINDOW, fresh) as (server, clients), Http.open(server) as http:
+    async with (
+        full(servers, kind, WINDOW, fresh) as (server, clients),
+        Http.open(server) as http,
+        Http.open(server) as on,
+        Http.open(server) as batch,
+    ):
         assert (await http.request("GET", "/ready")).status == 200
+        under_way = on.encode("POST", "/send", [("X-Kuiperbelt-Session", next(iter(clients)))], b"under way")
+        await on.write(under_way[:-1])
+        await batch.write(b"POST /batch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         began = time.monotonic()
         moments: list[float] = []
 
@@ -107,9 +115,15 @@ async def test_deploy(
         assert len(moments) < SESSIONS / 2
         still = next(key for (key, _), task in zip(clients.items(), reversed(codes), strict=False) if not task.done())
         pushed = await http.request("POST", "/send", [("X-Kuiperbelt-Session", still)], b"x")
-        assert pushed.status == 200
-        if kind != "daphne":  # whoever keeps connections has none left when the process goes
-            assert pushed.one("Connection") == "close"
+        await on.write(under_way[-1:])
+        for answer in (pushed, await on.response()):
+            assert answer.status == 200
+            if kind != "daphne":  # or who keeps connections would ask again just as the process goes
+                assert answer.one("Connection") == "close"
+        await batch.write(b"0\r\n\r\n")
+        if kind != "daphne":
+            await batch.ended()
+            assert not all(task.done() for task in codes)
         assert {*await asyncio.gather(*codes)} == {4012 if kind == "daphne" else 1012}
         await asyncio.wait_for(server.process.wait(), 5)
         evidence(Figures(1, len(clients), worst=time.monotonic() - began))
