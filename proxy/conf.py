@@ -175,7 +175,7 @@ class _Loader(yaml.BaseLoader):
         seen = set[str]()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem="found the same key again", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="the same key again", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -147,7 +147,7 @@ def test_broken_files(tmp_path: Path, text: str, expected: str) -> None:
         ("api_keys: *hunter2", "found undefined alias something in line 1, column 11"),
         ("api_keys: !hunter2!x abc", "something"),
         ("api_keys: hunter2", "a value that isn't shown"),
-        ("{hunter2: a, hunter2: b}", "found the same key again in line 1, column 14"),
+        ("{hunter2: a, hunter2: b}", "the same key again in line 1, column 14"),
         ("secret_key: hunter2", "a value that isn't shown"),
         ("redis: {url: 'ftp://:hunter2@host'}", "a value that isn't shown"),
         ("database_url: mysql://user:hunter2@host/db", "a value that isn't shown"),

@@ -43,7 +43,7 @@ def found(**changes: str) -> list[CheckMessage]:
 
 async def test_the_documented_settings(tmp_path: Path) -> None:
     """As they stand there, Django's own checks too."""
-    assert len(DOCUMENTED) == BLOCK.count("export ") == 11
+    assert len(DOCUMENTED) == BLOCK.count("export ") == 12
     database = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/k.sqlite3"}
     done = await manage("check", "--deploy", "--fail-level=WARNING", env=DOCUMENTED | database)
     assert (done.status, done.errors) == (0, "")

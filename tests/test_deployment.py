@@ -308,7 +308,8 @@ async def test_the_image_runs(built: Image, backend: Backend, tmp_path: Path) ->
         port, api = free_port(), free_port()
         values = {"API_KEY": KEY, "SECRET_KEY": KEY * 4, "PASSWORD": "hidden"}
         values |= {
-            f"{name}_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/{name.lower()}" for name in ("CONNECT", "CLOSE")
+            f"{name}_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/{name.lower()}"
+            for name in ("CONNECT", "RECEIVE", "CLOSE")
         }
         env = image.environment() | {
             name: re.sub(r"\$\{(\w+)[^}]*\}", lambda match: values[match[1]], value)
