@@ -13,7 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error
+from django.db import Error, ProgrammingError
 from django.utils.timezone import now
 
 from proxy import conf
@@ -181,8 +181,8 @@ def _plain(value: Any) -> str:
 
 
 def _explained(error: Error) -> str:
-    text = " ".join(str(error).split())
-    if "no such table" in text or "does not exist" in text:
+    text = " ".join(str(error).partition("\nLINE ")[0].split())  # PostgreSQL goes on with the query
+    if "no such table" in text or ("does not exist" in text and isinstance(error, ProgrammingError)):
         return (
             f"expected the proxy's tables in the database (EKBO_DATABASE_URL), found: {text}; "
             "has this terminal the proxy's options? `manage.py migrate` makes them"

@@ -82,6 +82,16 @@ async def test_a_database_that_goes_and_comes_back(servers: Servers, postgres: P
     assert await server.stop() == 0
 
 
+async def test_what_is_missing(postgres: PostgresServer) -> None:
+    """Tables, which migrate makes, or the whole database, which it doesn't."""
+    done = await manage("listsessions", env={"EKBO_DATABASE_URL": postgres.url})
+    assert done.errors.startswith("CommandError: expected the proxy's tables in the database (EKBO_DATABASE_URL), ")
+    assert 'found: relation "proxy_node" does not exist; has' in done.errors
+    done = await manage("listsessions", env={"EKBO_DATABASE_URL": f"{postgres.url}-not"})
+    assert done.errors.startswith("CommandError: expected an answer from the database (EKBO_DATABASE_URL), found: ")
+    assert "migrate" not in done.errors
+
+
 SOCKET = """
 import socket
 from django.db import connection
