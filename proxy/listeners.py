@@ -101,10 +101,15 @@ def socket_files(options: Options) -> Iterator[None]:
         yield
 
 
+def refuse_file(path: str) -> None:
+    """Raises OSError where a UNIX socket can't be, because somebody's file is there."""
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError("a file that isn't a socket is there")
+
+
 def _listen_unix(path: str) -> socket.socket:
+    refuse_file(path)
     if os.path.exists(path):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError("a file that isn't a socket is there")
         # Left behind by a process that was killed, unless somebody answers on it.
         with socket.socket(socket.AF_UNIX) as probe:
             try:

@@ -17,7 +17,7 @@ from proxy import machine, node_http
 from proxy.conf import Options
 from proxy.exceptions import HttpError, TlsFailed, Unreachable, WrongCertificate
 from proxy.findings import Finding, failed, ok, skipped, warning
-from proxy.listeners import Place, places, why
+from proxy.listeners import Place, places, refuse_file, why
 from proxy.models import Node
 from proxy.nodes import BEATS
 from proxy.remote import ApiPlace
@@ -80,9 +80,8 @@ async def check_door(door: Door, options: Options) -> tuple[Finding, bool]:
         advice = "It was renewed and not read yet (`kill -HUP` the proxy), or another server has the port."
         return failed("ports", door.name, f"the certificate {options.tls_cert}", "another one", advice), False
     except CommandError as error:
-        return failed(
-            "ports", door.name, "to know the proxy by its certificate", str(error), "Set EKBO_TLS_CERT."
-        ), False
+        advice = "Set EKBO_TLS_CERT to the file that the proxy has, and let this user read it."
+        return failed("ports", door.name, "to know the proxy by its certificate", str(error), advice), False
     except TimeoutError:
         found = f"no answer within {LIMIT:g} s"
     except HttpError as error:
@@ -100,6 +99,7 @@ def _unused(door: Door, where: str) -> Finding:
             directory = os.path.dirname(os.path.abspath(door.place.sock))
             if not os.access(directory, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, directory)
+            refuse_file(door.place.sock)
         else:
             for listener in door.place.listen():
                 listener.close()

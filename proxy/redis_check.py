@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from proxy.conf import Options
 from proxy.findings import Finding, failed, ok, skipped, warning
-from proxy.redis_hosts import Host, close_pool, redis_hosts
+from proxy.redis_hosts import Host, close_pool, in_words, redis_hosts
 
 AREA = "redis"
 OLDEST = 6
@@ -57,7 +57,7 @@ async def _check(host: Host, options: Options, processes: int) -> list[Finding]:
             about = [*await _round_trip(client, label), *await _version(client, label)]
             return [*about, *await _settings(client, label, processes)]
     except (RedisError, OSError, TimeoutError) as error:
-        said = str(error).partition(", with args")[0] or "no answer in time (EKBO_REPLY_TIMEOUT)"
+        said = in_words(str(error)) or "no answer in time (EKBO_REPLY_TIMEOUT)"
         expected, advice = _explained(said)
         return [failed(AREA, label, expected, said, advice)]
     finally:

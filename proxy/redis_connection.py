@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from proxy.exceptions import ClusterLost, ClusterUnreachable
 from proxy.link import HELLO, LOST, Link, OnReply, heed_cancellation, require_master
-from proxy.redis_hosts import close_pool
+from proxy.redis_hosts import close_pool, in_words
 from proxy.stats import Stats, stats
 
 PROBE_PERIOD = 5.0  # seconds
@@ -219,7 +219,7 @@ class RedisConnection:
             link.lose(why)
 
     def _down(self, why: str) -> None:
-        why = why.partition(", with args")[0].rstrip(".")  # there a Redis without AUTH or HELLO repeats the password
+        why = in_words(why)
         if self._up:
             self._up = False
             self._since = monotonic()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
 from redis.asyncio.connection import parse_url
@@ -11,6 +12,8 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy.options import Options
+
+_OBJECT = re.compile(r"<redis\..*?\)>\)>\)> - ")  # a Sentinel, before what is wrong with it
 
 Host = tuple[str, dict[str, Any]]
 """A name without password, and the arguments for a connection."""
@@ -48,6 +51,11 @@ def redis_hosts(options: Options) -> list[Host]:
 def _for(url: str, arguments: dict[str, Any]) -> dict[str, Any]:
     unix = url.startswith("unix:")  # has no TCP to keep alive
     return {name: value for name, value in arguments.items() if not (unix and name == "socket_keepalive")}
+
+
+def in_words(said: str) -> str:
+    """What redis-py says, less the password, which a Redis without AUTH or HELLO repeats, and its own objects."""
+    return _OBJECT.sub("", said.partition(", with args")[0]).rstrip(".")
 
 
 async def close_pool(pool: Any) -> None:

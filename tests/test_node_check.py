@@ -65,6 +65,9 @@ async def test_nothing_listens(tmp_path: Path) -> None:
     assert (finding.state, finding.found) == (State.FAILED, "Cannot assign requested address")
     assert (await look(Options(sock=f"{tmp_path}/proxy.sock")))[0].state is State.SKIPPED
     assert (await look(Options(sock=f"{tmp_path}/none/proxy.sock")))[0].state is State.FAILED
+    (tmp_path / "file").touch()
+    finding, _ = await look(Options(sock=f"{tmp_path}/file"))
+    assert (finding.state, finding.found) == (State.FAILED, "a file that isn't a socket is there")
     assert (await look(Options(port=0)))[0].state is State.SKIPPED
 
 

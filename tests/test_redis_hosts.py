@@ -1,9 +1,14 @@
 """Where Redis is: one URL, shards, Sentinel; and names that give no password away."""
 
+from typing import Any
+
+import pytest
 from channels_redis.utils import create_pool, decode_hosts
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
 from proxy.options import Options
-from proxy.redis_hosts import channel_prefix, redis_hosts
+from proxy.redis_hosts import channel_prefix, in_words, redis_hosts
+from tests.servers import free_port
 
 
 def test_shards() -> None:
@@ -32,6 +37,18 @@ def test_sentinel() -> None:
     chosen = pool.connection_kwargs
     assert (chosen["username"], chosen["password"], chosen["db"]) == ("u", "hunter2", 3)
     assert pool.connection_class.__name__ == "SentinelManagedSSLConnection"
+
+
+async def test_what_is_wrong_with_sentinels_in_words() -> None:
+    """Without redis-py's objects, which are half a page each."""
+    sentinel: Any = Sentinel([("127.0.0.1", free_port()), ("127.0.0.1", free_port())])  # type: ignore[no-untyped-call]
+    with pytest.raises(MasterNotFoundError) as caught:
+        await sentinel.discover_master("main")
+    assert "<redis." in str(caught.value)
+    said = in_words(str(caught.value))
+    assert said.startswith("No master found for 'main' : ")
+    assert said.count("ConnectionError") == 2
+    assert "<" not in said
 
 
 def test_databases_of_one_redis_are_kept_apart() -> None:
