@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Backend
 from tests.clients import client, ending
 from tests.operators import at_terminal, manage, registered
@@ -18,15 +19,16 @@ from tests.test_registry import file
 KINDS = ["uvicorn", "daphne", "cluster"]
 
 
-@pytest.fixture(params=KINDS)
-async def server(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Server]:
-    """One with a registry of its own, for filters find all sessions."""
-    server = await servers.start(request.param)
-    yield server
+@at_once(kind=KINDS)
+async def test_by_key_and_by_filter(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
+    """On a server with a registry of its own, for filters find all sessions."""
+    server = await servers.start(kind)
+    await by_key(server, backend, fresh)
+    await by_filter(server, backend, fresh)
     await server.stop()
 
 
-async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
+async def by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
     """A last message, then Close with code and reason; the backend, which didn't ask for it, is told."""
     one, two, other = fresh("c"), fresh("c"), fresh("c")
     async with client(server, one) as first, client(server, two) as second, client(server, other) as third:
@@ -49,7 +51,7 @@ async def test_by_key(server: Server, backend: Backend, fresh: Callable[[str], s
         assert done.output == ""
 
 
-async def test_by_filter(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
+async def by_filter(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
     """Only look; then all, in more than one request, also one whose node's clock is ahead."""
     async with AsyncExitStack() as stack:
         keys = [fresh("f") for _ in range(30)]

@@ -24,6 +24,7 @@ from proxy.exceptions import (
 from proxy.outcomes import Outcome
 from proxy.protocol import Frame
 from proxy.stats import stats
+from tests.at_once import at_once
 from tests.layers import layers, make_layer
 from tests.network import Wire
 from tests.redis_servers import RedisServer, eventually
@@ -99,18 +100,19 @@ async def test_members_of_this_process_are_called_directly(trio: list[ClusterLay
     assert 0 in [await by_one_request() for _ in range(5)]
 
 
-@pytest.mark.parametrize("error", [SessionClosed, SessionNotFound, SendTimeout])
+@at_once(error=[SessionClosed, SessionNotFound, SendTimeout])
 async def test_errors_come_from_the_process_that_has_the_session(
     trio: list[ClusterLayer], error: type[DeliveryError]
 ) -> None:
-    await session(trio[0], error())
+    soon, later = f"session.{error.__name__}", f"session.late{error.__name__}"
+    await session(trio[0], error(), soon)
     with pytest.raises(error):
-        await request(trio[1])
+        await request(trio[1], group=soon)
     late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    await session(trio[0], late, "session.late")
+    await session(trio[0], late, later)
     asyncio.get_running_loop().call_later(1.5, late.set_exception, error())  # longer than an answer may take
     with pytest.raises(error):
-        await request(trio[1], group="session.late")
+        await request(trio[1], group=later)
 
 
 async def test_a_session_that_takes_its_time(trio: list[ClusterLayer]) -> None:

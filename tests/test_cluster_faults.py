@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from proxy.exceptions import ClusterUnreachable, NoAnswer, SessionNotFound
+from tests.at_once import at_once
 from tests.backend import Backend
 from tests.clients import RawWebSocket, Response, client, close, ending, receive, request, send
 from tests.cluster import Cluster, Node, is_ready
@@ -309,7 +310,7 @@ async def test_connection_reset(servers: Servers, fresh: Callable[[str], str]) -
         await found.all_back()
 
 
-@pytest.mark.parametrize("direction", ["both", "back"])
+@at_once(direction=["both", "back"])
 async def test_subscription_silently_dead(
     direction: str, servers: Servers, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:

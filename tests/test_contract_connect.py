@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Answer, Backend, Request, welcome
 from tests.clients import CLOSE, TEXT, RawWebSocket, client, close, ending, masked, receive, send
 from tests.evidence import Evidence, Figures
-from tests.servers import Server, Servers
+from tests.servers import KINDS, Server, Servers
 from tests.vectors import (
     Case,
     Connect,
@@ -267,6 +268,7 @@ async def test_replaced_client_that_ignores_its_close(kind: str, servers: Server
     assert [event.one("X-Kuiperbelt-Close-Reason") for event in backend.seen("/close", key)] == ["replaced", "client"]
 
 
+@at_once(kind=KINDS)
 async def test_many_replace_each_other(
     kind: str, servers: Servers, backend: Backend, key: str, evidence: Evidence
 ) -> None:

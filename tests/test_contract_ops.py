@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Answer, Backend, welcome
 from tests.clients import RawWebSocket, client, close, receive, request, send
 from tests.servers import ALONE, ROOT, Server, Servers, environment, free_port
@@ -112,6 +113,7 @@ async def test_stats(kind: str, servers: Servers, backend: Backend, fresh: Calla
     await server.stop()
 
 
+@at_once(kind=ALONE)
 async def test_stats_of_ends(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """closing_connections are close callbacks under way; message_errors frames that were taken but not written."""
     server = await servers.start(kind, {"EKBO_BLOCKED_TIMEOUT": "500ms", "EKBO_SEND_QUEUE_SIZE": "3"})

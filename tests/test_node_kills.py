@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from proxy.values import duration
+from tests.at_once import at_once
 from tests.backend import Backend, Request
 from tests.clients import client, close, receive, send
 from tests.databases import rows, using
@@ -146,7 +147,7 @@ async def database(name: str) -> AsyncIterator[dict[str, str]]:
 
 
 @pytest.mark.timeout(ROUNDS * (LIMIT + 30) + 60)
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@at_once(kind=["sqlite", "postgres"])
 async def test_kills(
     kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str], evidence: Evidence
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.at_once import at_once
 from tests.backend import Backend, welcome
 from tests.clients import TIMEOUT, client, receive, send
 from tests.cluster import Cluster
@@ -68,6 +69,7 @@ class Tail:
             return await self.process.wait(), errors
 
 
+@at_once(kind=["uvicorn", "daphne", "cluster"])
 async def test_a_session(kind: str, servers: Servers, backend: Backend, key: str) -> None:
     """Before it is there, while it is, and after; contents if they may be shown."""
     server = await servers.get(kind, CONTENTS)
