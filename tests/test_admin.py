@@ -124,6 +124,7 @@ async def told(backend: Backend, key: str, code: str) -> None:
     assert (event.one("X-Kuiperbelt-Close-Code"), event.one("X-Kuiperbelt-Close-Reason")) == (code, "operator")
 
 
+@pytest.mark.timeout(120)
 @at_once(kind=ALONE)
 async def test_find_send_close(
     servers: Servers, backend: Backend, browser: Browser, tmp_path: Path, fresh: Callable[[str], str], kind: str

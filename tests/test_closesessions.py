@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import pytest
 
@@ -19,19 +19,24 @@ from tests.test_registry import file
 KINDS = ["uvicorn", "daphne", "cluster"]
 
 
-@at_once(kind=KINDS)
-async def test_by_key_and_by_filter(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
-    """On a server with a registry of its own, for filters find all sessions."""
+@asynccontextmanager
+async def running(servers: Servers, kind: str) -> AsyncIterator[Server]:
+    """One with a registry of its own, for filters find all sessions."""
     server = await servers.start(kind)
-    await by_key(server, backend, fresh)
-    await by_filter(server, backend, fresh)
+    yield server
     await server.stop()
 
 
-async def by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
+@at_once(kind=KINDS)
+async def test_by_key(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
     """A last message, then Close with code and reason; the backend, which didn't ask for it, is told."""
     one, two, other = fresh("c"), fresh("c"), fresh("c")
-    async with client(server, one) as first, client(server, two) as second, client(server, other) as third:
+    async with (
+        running(servers, kind) as server,
+        client(server, one) as first,
+        client(server, two) as second,
+        client(server, other) as third,
+    ):
         await registered(server, one, two, other)
         options = ["--code", "4000", "--reason", "moved ☃", "--message", "good bye"]
         done = await manage("closesessions", one, two, "nobody", *options, env=server.env)
@@ -51,9 +56,10 @@ async def by_key(server: Server, backend: Backend, fresh: Callable[[str], str]) 
         assert done.output == ""
 
 
-async def by_filter(server: Server, backend: Backend, fresh: Callable[[str], str]) -> None:
+@at_once(kind=KINDS)
+async def test_by_filter(kind: str, servers: Servers, backend: Backend, fresh: Callable[[str], str]) -> None:
     """Only look; then all, in more than one request, also one whose node's clock is ahead."""
-    async with AsyncExitStack() as stack:
+    async with running(servers, kind) as server, AsyncExitStack() as stack:
         keys = [fresh("f") for _ in range(30)]
         connections = [await stack.enter_async_context(client(server, key)) for key in keys]
         await registered(server, *keys)
