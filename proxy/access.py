@@ -11,10 +11,13 @@ from typing import Any
 
 from proxy import registry, tokens
 from proxy.conf import Options
-from proxy.exceptions import Forbidden, Unauthorized
+from proxy.exceptions import Forbidden, Misdirected, Unauthorized
 from proxy.forwarding import is_in, plain_address, tells_origin
 from proxy.protocol import header_values
 from proxy.tokens import Grant
+
+ADDRESSEE = b"x-kuiperbelt-node"
+"""The header that says which process is meant: its id in the registry."""
 
 
 def check_access(scope: Mapping[str, Any], options: Options) -> None:
@@ -28,6 +31,15 @@ def admit(scope: Mapping[str, Any], options: Options) -> Grant | None:
     headers = scope["headers"]
     forwarded = any(tells_origin(name) for name, _ in headers)
     return admit_peer(scope, forwarded, header_values(headers, b"authorization"), options)
+
+
+def check_addressee(scope: Mapping[str, Any]) -> None:
+    """Is this the process that the request is for, if it says so? Commands do: at the address that they know of it
+    another one may be by now, or that of another machine which has the same name. Raises Misdirected."""
+    for named in header_values(scope["headers"], ADDRESSEE):
+        process = registry.running()
+        if not process or str(process.node) != named.decode("latin-1"):
+            raise Misdirected("expected another process at this address (X-Kuiperbelt-Node), found this one")
 
 
 def admit_peer(

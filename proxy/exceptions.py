@@ -9,6 +9,7 @@ KuiperbeltError
 │   ├── BatchTooLarge            413: a batch has too many lines, or one of them too many bytes
 │   ├── Unauthorized             401
 │   ├── Forbidden                403
+│   ├── Misdirected              421: another process was meant
 │   └── Unavailable              503: the database can't be asked
 ├── DeliveryError                one session didn't get its frame; the text is the contract's
 │   ├── SessionNotFound
@@ -89,6 +90,12 @@ class Unauthorized(ApiError):
 
 class Forbidden(ApiError):
     status = 403
+
+
+class Misdirected(ApiError):
+    """The request is for another process, which was expected here (RFC 9110 section 15.5.20)."""
+
+    status = 421
 
 
 class Unavailable(ApiError):

@@ -21,6 +21,8 @@ from proxy.http_request import Template, place_of
 from proxy.http_stream import Stream
 
 CONNECT_LIMIT = 5.0  # seconds
+MISDIRECTED = 421  # the status of a process that isn't the one that was meant
+ANOTHER = "another process answers there"
 REFUSAL_SIZE = 1 << 16  # bytes
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -83,21 +85,25 @@ async def get(sock: str, address: str, tls: bool, path: str, limit: int, timeout
 
 
 async def stream(
-    sock: str, address: str, tls: bool, path: str, on_piece: Callable[[bytes], None], silence: float
+    sock: str, address: str, headers: TextHeaders, path: str, on_piece: Callable[[bytes], None], silence: float
 ) -> Answer:
     """An answer whose body is handed on as it comes, while there are never `silence` seconds without any of it.
 
-    A refusal has a body. Raises HttpError, TimeoutError, CommandError.
+    A refusal has a body. Raises HttpError, TimeoutError, CommandError; Unreachable also when it isn't the process that
+    `headers` mean.
     """
     loop = asyncio.get_running_loop()
-    dialled = _dial(sock, address, tls)
+    dialled = _dial(sock, address, has_tls())
 
     async def dial(_: Make) -> Connection:
         return await dialled(lambda: Stream(asked, loop, on_piece, silence))
 
     asked = HttpClient(dial)
     try:
-        request = Template("GET", [("Host", address), *credentials()]).request(path, [])
-        return await asked.exchange(request, REFUSAL_SIZE, silence)
+        request = Template("GET", [("Host", address), *headers, *credentials()]).request(path, [])
+        answer = await asked.exchange(request, REFUSAL_SIZE, silence)
     finally:
         await asked.shut_down()
+    if answer.status == MISDIRECTED:
+        raise Unreachable(ANOTHER)
+    return answer

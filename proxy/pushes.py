@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from proxy import delivery, exceptions, protocol
-from proxy.access import admit_peer
+from proxy.access import ADDRESSEE, admit_peer
 from proxy.conf import Options
 from proxy.delivery import Begun, Delivery
 from proxy.exceptions import BadRequest, MethodNotAllowed
@@ -23,7 +23,7 @@ class Head:
         self.session_values: list[bytes] = []
         self.authorizations: list[bytes] = []
         self.framing: list[bytes] = []
-        """The values of all headers that say how the body comes, and what comes after it."""
+        """The values of all headers that say how the body comes, what comes after it, and who is meant."""
         self.content_type = b""
         self.forwarded = False
         for name, value in headers:
@@ -52,7 +52,8 @@ class Head:
         return keys
 
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect", ADDRESSEE))
+"""The push lane takes requests with one of these only, so whoever names its addressee is the view's."""
 
 Push = Callable[[Sequence[str], bytes, Head], Coroutine[Any, Any, Begun]]
 """Takes the session keys, the body and the head; raises BadRequest before anything is done."""

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from uuid import UUID
 
 from django.core.management.base import CommandError
 
 from proxy import conf, delivery, node_http
 from proxy.exceptions import HttpError, SessionNotFound, Unreachable, WrongCertificate
+from proxy.forwarding import TextHeaders
 from proxy.http_client import HttpClient
 from proxy.http_request import Template
 from proxy.models import Session
@@ -90,8 +92,8 @@ async def _through_cluster(order: Order, keys: Sequence[str]) -> Failures:
 def _through_nodes(runner: asyncio.Runner, order: Order, keys: Sequence[str]) -> Failures:
     holders: dict[ApiPlace, list[str]] = {}
     rows = Session.objects.filter(ended_at=None, key__in=keys)
-    for key, host, endpoint in rows.values_list("key", "node__name", "node__endpoint").distinct():
-        holders.setdefault(ApiPlace(host, endpoint), []).append(key)
+    for key, host, endpoint, node in rows.values_list("key", "node__name", "node__endpoint", "node").distinct():
+        holders.setdefault(ApiPlace(host, endpoint, node), []).append(key)
     failures = dict.fromkeys(keys, SessionNotFound.text)
     served: set[str] = set()
     for place, held in holders.items():
@@ -107,6 +109,8 @@ class ApiPlace:
 
     host: str
     endpoint: str
+    node: UUID | None = None
+    """The process that is meant, where it must be no other."""
 
     def ways(self) -> list[tuple[str, str]]:
         """Each way to it: the UNIX socket, if it is one, and host:port.
@@ -119,6 +123,11 @@ class ApiPlace:
         here = [("", f"127.0.0.1:{port}")] if self.host == socket.gethostname() and port.isdigit() else []
         return [*here, ("", self.endpoint)]
 
+    def headers(self) -> TextHeaders:
+        """What a request says, that no other process takes: on loopback there may be that of another machine, whose
+        host has the same name."""
+        return [("X-Kuiperbelt-Node", str(self.node))] if self.node else []
+
 
 async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
     """One node's answer, or why it can't be asked."""
@@ -130,7 +139,7 @@ async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
         client = node_http.client(sock, address, node_http.has_tls())
         try:
             while left:
-                failures |= await _all_that_can(partial(_post, client, address, order), left[0])
+                failures |= await _all_that_can(partial(_post, client, address, place.headers(), order), left[0])
                 del left[0]
             break
         except WrongCertificate:
@@ -146,10 +155,12 @@ async def ask(place: ApiPlace, order: Order, keys: Sequence[str]) -> Failures:
     return failures | {key: why for part in left for key in part}
 
 
-async def _post(client: HttpClient, address: str, order: Order, keys: Sequence[str]) -> tuple[Failures, bool]:
+async def _post(
+    client: HttpClient, address: str, addressee: TextHeaders, order: Order, keys: Sequence[str]
+) -> tuple[Failures, bool]:
     """One request to the API. Raises HttpError, TimeoutError."""
     options = conf.options()
-    headers = [("Host", address), (options.session_header, ",".join(keys)), *node_http.credentials()]
+    headers = [("Host", address), (options.session_header, ",".join(keys)), *addressee, *node_http.credentials()]
     if order.frame:
         headers.append(("Content-Type", order.frame.content_type))
     path = options.send_path
@@ -160,6 +171,8 @@ async def _post(client: HttpClient, address: str, order: Order, keys: Sequence[s
     body = order.frame.encode() if order.frame else b""
     request = Template("POST", headers).request(path, [], body)
     answer = await client.exchange(request, ANSWER_SIZE, ANSWER_LIMIT)
+    if answer.status == node_http.MISDIRECTED:
+        raise Unreachable(node_http.ANOTHER)
     return _understood(answer.status, answer.body, keys)
 
 

@@ -160,7 +160,7 @@ class Stats:
     )
     api_refusals = Numbers(
         "requests to the API, and lines of batches, that were refused as a whole",
-        status=("400", "401", "403", "405", "413", "500", "503"),
+        status=("400", "401", "403", "405", "413", "421", "500", "503"),
     )
     received_drops = Numbers("clients' frames over a limit, whose sender is closed", reason=("size", "rate"))
     callbacks = Numbers(

@@ -7,10 +7,12 @@ lives is asked for the key, which connects at one of them; so does the admin's p
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from urllib.parse import quote
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.core.management.base import CommandError
@@ -64,17 +66,20 @@ async def through_nodes(key: str, contents: bool) -> AsyncGenerator[Report | Non
     told = _Told()
     followed: dict[ApiPlace, asyncio.Task[None]] = {}
     absent: set[ApiPlace] = set()
+    places: dict[ApiPlace, UUID] = {}
     due, alone = 0.0, False
     try:
         while True:
             if monotonic() >= due:
-                places = await sync_to_async(living)()
+                found = await sync_to_async(living)()
+                places.clear()
+                places.update(found)  # which those that follow look at
                 due = monotonic() + NODES_LAST
-                for place in followed.keys() - places:
+                for place in followed.keys() - places.keys():
                     followed.pop(place).cancel()
                     absent.discard(place)
-                for place in places - followed.keys():
-                    followed[place] = asyncio.create_task(_follow(place, key, contents, told))
+                for place in places.keys() - followed.keys():
+                    followed[place] = asyncio.create_task(_follow(place, places, key, contents, told))
                 if not places and not alone:
                     yield _own(reports.LOST, "the registry knows no process that runs")
                 alone = not places
@@ -93,6 +98,8 @@ async def through_nodes(key: str, contents: bool) -> AsyncGenerator[Report | Non
                     continue  # another node may have it
             else:
                 absent.discard(place)
+            if report["what"] == reports.LOST:  # another process may have its place
+                due = min(due, monotonic() + AGAIN)
             yield report
     finally:
         for task in followed.values():
@@ -100,12 +107,13 @@ async def through_nodes(key: str, contents: bool) -> AsyncGenerator[Report | Non
         await asyncio.gather(*followed.values(), return_exceptions=True)
 
 
-def living() -> set[ApiPlace]:
-    """Where the API of each process is that lives, as far as the registry knows."""
+def living() -> dict[ApiPlace, UUID]:
+    """Where the API of each process is that lives, as far as the registry knows: the newest of those at one place."""
     try:
         least = now() - timedelta(seconds=conf.options().node_timeout)
-        living = Node.objects.filter(ended_at=None, heartbeat_at__gt=least).exclude(endpoint="")
-        return {ApiPlace(name, endpoint) for name, endpoint in living.values_list("name", "endpoint")[:MAX_NODES]}
+        living = Node.objects.filter(ended_at=None, heartbeat_at__gt=least).exclude(endpoint="").order_by("started_at")
+        found = living.values_list("name", "endpoint", "id")[:MAX_NODES]
+        return {ApiPlace(name, endpoint): node for name, endpoint, node in found}
     finally:
         close_old_connections()
 
@@ -127,7 +135,7 @@ class _Told(asyncio.Queue[tuple[ApiPlace, Report]]):
         self.put_nowait((place, report))
 
 
-async def _follow(place: ApiPlace, key: str, contents: bool, told: _Told) -> None:
+async def _follow(place: ApiPlace, places: Mapping[ApiPlace, UUID], key: str, contents: bool, told: _Told) -> None:
     """Read what one node tells, again and again. Raises CommandError when it refuses."""
     name = f"node {place.host} at {place.endpoint}"
     lost = ""
@@ -142,7 +150,7 @@ async def _follow(place: ApiPlace, key: str, contents: bool, told: _Told) -> Non
         told.tell(place, report)
 
     while True:
-        why = f"{name} {await _stream(place, key, contents, on_report)}"
+        why = f"{name} {await _stream(replace(place, node=places.get(place)), key, contents, on_report)}"
         if why != lost:
             lost = why
             told.tell(place, _own(reports.LOST, why))
@@ -164,7 +172,7 @@ async def _stream(place: ApiPlace, key: str, contents: bool, on_report: Callable
     why = ""
     for sock, address in place.ways():
         try:
-            answer = await node_http.stream(sock, address, node_http.has_tls(), path, on_piece, SILENCE)
+            answer = await node_http.stream(sock, address, place.headers(), path, on_piece, SILENCE)
         except Unreachable as error:
             why = f"can't be reached: {error}"
         except (HttpError, TimeoutError) as error:

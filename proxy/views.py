@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from django.http import HttpResponse
 
 from proxy import conf, delivery, protocol, pushes, registry
+from proxy.access import check_addressee
 from proxy.drain import drain
 from proxy.handlers import ProxyRequest
 from proxy.pushes import Head, Push
@@ -34,6 +35,7 @@ async def _push(request: ProxyRequest, push: Push) -> HttpResponse:
     options = conf.options()
     head = Head(request.scope["headers"], options.session_header_name)
     keys = head.admitted_keys(request.scope, options, push)
+    check_addressee(request.scope)
     body = await request.read_body(options.max_body_size)
     done = await delivery.end_of(await push(keys, body, head))
     status, content = _TALLIES[push].answer(done, keys)

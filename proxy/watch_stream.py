@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from django.http import StreamingHttpResponse
 
 from proxy import conf, protocol
-from proxy.access import admit
+from proxy.access import admit, check_addressee
 from proxy.exceptions import ApiError, Forbidden, MethodNotAllowed
 from proxy.handlers import ClientHungUp, ProxyRequest
 from proxy.watching import Watcher
@@ -33,6 +33,7 @@ async def watch(request: ProxyRequest, key: str) -> StreamingHttpResponse:
     if request.method != "GET":
         raise MethodNotAllowed("GET")
     protocol.check_keys([key])
+    check_addressee(request.scope)
     watcher = await Watcher.opened(key, contents)
     # nginx, which else would collect the answer, knows the header.
     return StreamingHttpResponse(

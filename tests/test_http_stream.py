@@ -16,7 +16,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 async def streamed(backend: Backend, silence: float = 5.0) -> tuple[int, bytes, list[bytes]]:
     """Status and body of the answer, and the pieces that were handed on."""
     pieces: list[bytes] = []
-    answer = await node_http.stream("", f"127.0.0.1:{backend.port}", False, "/stream", pieces.append, silence)
+    answer = await node_http.stream("", f"127.0.0.1:{backend.port}", [], "/stream", pieces.append, silence)
     return answer.status, answer.body, pieces
 
 

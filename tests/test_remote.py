@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
 
+from proxy.models import Node
+from tests.clients import TIMEOUT, ending, request
 from tests.operators import Done, Registry, manage
 from tests.servers import Servers, free_port
+from tests.test_registry import until
 
 HERE = socket.gethostname()
 FOUND = b'{"result":"OK"}'
@@ -22,7 +27,9 @@ async def test_a_thousand_keys_of_any_length(servers: Servers) -> None:
     server = await servers.start("daphne")
     registry = await Registry.at(server.env["EKBO_DATABASE_URL"])
     keys = [f"{number:06}{'k' * 250}" for number in range(1500)]
-    await registry.sessions(keys, await registry.node("elsewhere", server.host))
+    assert (await request(server, "GET", "/ready")).status == 200  # daphne is in the registry from its first request on
+    node = await registry.run(lambda: Node.objects.using(registry.alias).get(ended_at=None))
+    await registry.sessions(keys, node)
     done = await manage("sendmessage", *keys, "hello", env=server.env)
     assert (done.status, done.output) == (100, "sent to 0 of 1,500 sessions\n")
     assert done.errors.splitlines() == [f"{key}: kuiperbelt: session is not found" for key in keys]
@@ -109,6 +116,38 @@ async def test_a_node_that_is_not_there(send: Callable[..., Awaitable[Done]], ho
     place = f"127.0.0.1:{free_port()}"
     done = await send(place, host)
     assert (done.status, done.errors) == (1, f"bob: node {host} at {place} can't be reached: Connection refused\n")
+
+
+async def test_another_machine_of_the_same_name(servers: Servers, key: str) -> None:
+    """One database, no Redis: at the same port, on loopback, is this machine's process. Each gets what is for it."""
+    here = await servers.start("uvicorn")
+    url, port = here.env["EKBO_DATABASE_URL"], str(here.port)
+    there = await servers.launch("uvicorn", {"EKBO_HOST": "127.0.0.2", "EKBO_PORT": port, "EKBO_DATABASE_URL": url})
+
+    async def listens() -> bool:
+        return "listening on" in there.output()
+
+    await until(listens, "the other one to listen")
+    registry = await Registry.at(url, migrated=True)
+    async with contextlib.AsyncExitStack() as stack:
+        sessions: list[ClientConnection] = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            opening = connect(f"ws://{host}:{port}/connect?key={key}", proxy=None, open_timeout=TIMEOUT)
+            sessions.append(await stack.enter_async_context(opening))
+        done = await manage("sendmessage", key, "hello", env=here.env)
+        assert (done.status, done.output, done.errors) == (0, "sent to 1 of 1 session\n", "")
+        done = await manage("closesessions", key, "--no-input", env=here.env)
+        assert (done.status, done.output, done.errors) == (0, "closed 1 of 1 session\n", "")
+        for each in sessions:
+            end = await ending(each)
+            assert (end.code, end.frames) == (1000, ["hello"])
+    await there.stop()
+    lost = await registry.node(HERE, f"127.0.0.1:{port}")  # killed; another process has its place by now
+    await registry.session(key, lost)
+    done = await manage("sendmessage", key, "hello", env=here.env)
+    why = f"node {HERE} at 127.0.0.1:{port} can't be reached: another process answers there"
+    assert (done.status, done.errors) == (1, f"{key}: {why}\n")
+    await here.stop()
 
 
 async def test_a_node_that_hangs_up(send: Callable[..., Awaitable[Done]]) -> None:
