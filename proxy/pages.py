@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import DisallowedHost
+from django.core.exceptions import DisallowedHost, ValidationError
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
@@ -60,7 +60,9 @@ class PagesMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> Any:
-        """A 503 for what is the database's fault; nothing, so that Django goes on, for anything else."""
+        """503 if it is the database's fault, 400 for an id that is none; else nothing, so that Django goes on."""
+        if isinstance(error, ValidationError):
+            return HttpResponse("; ".join(error.messages), status=400, content_type="text/plain; charset=utf-8")
         if not isinstance(error, DatabaseError):
             return None
         logger.error("%s %s: database: %s", request.method, request.path, str(error).partition("\n")[0])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
 from proxy.pages import POLICY
-from tests.admin_site import Site, running_site
-from tests.clients import request
+from tests.admin_site import PASSWORD, Site, running_site
+from tests.clients import Response, request
 from tests.servers import ALONE, Servers
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
@@ -95,6 +96,25 @@ async def test_behind_tls(servers: Servers, tmp_path: Path) -> None:
             answer = await request(site.server, "POST", "/admin/login/", [*headers, ("Origin", origin)], form)
             assert answer.status == status
             assert (b"have EKBO_ADMIN_ORIGINS name" in answer.body) == (status == 403)
+
+
+async def test_an_id_that_is_none(site: Site) -> None:
+    """Of a form that no page of ours sends: 400, no traceback."""
+    page = await request(site.server, "GET", "/admin/login/")
+    cookies = {"kuiperbelt_csrf": page.all("Set-Cookie")[0]}
+    headers = [("Content-Type", "application/x-www-form-urlencoded")]
+
+    async def post(path: str, **fields: str) -> Response:
+        token = cookies["kuiperbelt_csrf"].partition(";")[0].partition("=")[2]
+        body = urlencode(fields | {"csrfmiddlewaretoken": token}).encode()
+        cookie = "; ".join(value.partition(";")[0] for value in cookies.values())
+        return await request(site.server, "POST", path, [*headers, ("Cookie", cookie)], body)
+
+    answer = await post("/admin/login/?next=/admin/", username="ada", password=PASSWORD)
+    assert answer.status == 302
+    cookies |= {value.partition("=")[0]: value for value in answer.all("Set-Cookie")}
+    answer = await post("/admin/proxy/session/", action="close", _selected_action="x")
+    assert (answer.status, answer.body) == (400, "“x” is not a valid UUID.".encode())
 
 
 @pytest.mark.parametrize("kind", ALONE)
