@@ -90,6 +90,7 @@ async def test_deploy(
         under_way = on.encode("POST", "/send", [("X-Kuiperbelt-Session", next(iter(clients)))], b"under way")
         await on.write(under_way[:-1])
         await batch.write(b"POST /batch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.1)  # both have come in
         began = time.monotonic()
         moments: list[float] = []
 
@@ -123,7 +124,7 @@ async def test_deploy(
         await batch.write(b"0\r\n\r\n")
         if kind != "daphne":
             await batch.ended()
-            assert not all(task.done() for task in codes)
+            assert len(moments) < SESSIONS * 0.8  # not only at the end
         assert {*await asyncio.gather(*codes)} == {4012 if kind == "daphne" else 1012}
         await asyncio.wait_for(server.process.wait(), 5)
         evidence(Figures(1, len(clients), worst=time.monotonic() - began))
