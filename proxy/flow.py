@@ -27,6 +27,9 @@ class FlowControlled(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """In pieces, or a flood of things that are only bytes long would hold up everybody else, for seconds."""
+        if self._rest:
+            self._rest += data
+            return
         found = 0
         for end in range(PIECE, len(data) + PIECE, PIECE):
             found += self.take(data[end - PIECE : end])

@@ -27,6 +27,7 @@ def allowed(policy: str, host: str, *origins: str, listed: frozenset[str] = froz
         ("same_origin", "a.example", "https://evil-a.example", False),
         ("same_origin", "a.example", "https://evil.example/a.example", False),
         ("same_origin", "a.example", "https://a.example@evil.example", False),
+        ("same_origin", "a.example", "https://evil.example@a.example", False),
         ("same_origin", "a.example", "null", False),
         ("same_origin", "a.example", "", False),
         ("same_origin", "a.example", "https://", False),
