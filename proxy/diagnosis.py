@@ -48,7 +48,7 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
 _STATUSES = {
     400: "the backend doesn't like the request; if it checks Host, it must allow {host}",
     401: "the backend wants credentials; proxy_set_header can set Authorization",
-    403: "the backend refuses: is it a framework's CSRF protection? That must be off for this path",
+    403: "the backend refuses: is it a framework's CSRF protection, which must be off for this path, or the signature?",
     404: "the backend has nothing at {path}",
     405: "the backend doesn't take {method} at {path}",
     429: "the backend limits requests; it must not limit the proxy's",
@@ -134,19 +134,26 @@ def explain(name: str, url: str, error: CallbackError | ConnectRefused, options:
         "limit": options.callback_timeout,
     }
     if isinstance(error, ConnectRefused):
+        hint = _of_status(error.status).format(**facts)
         if error.status in (401, 403):
-            return (
+            hint = (
                 f"status {error.status}: the backend doesn't let this client in; --query and --header can say who it is"
             )
-        return _of_status(error.status).format(**facts)
+        return hint + _its_words(error.body)
     # The HTTP client's own error says more than may stand in a log.
     cause = error.__context__
     for kind, text in _CAUSES:
         if isinstance(cause, kind):
             return text.format(why=cause, **facts)
-    if found := re.search(r"found status (\d+)", str(error)):
+    if found := re.search(r"found (?:status )?(\d{3})$", str(error)):
         return _of_status(int(found[1])).format(**facts)
     return str(error)
+
+
+def _its_words(body: bytes) -> str:
+    """The first line of a refusal, unless it is a page's."""
+    first = body[:4096].decode(errors="replace").strip().partition("\n")[0]
+    return f". It says: {first[:100]}" if first and not first.startswith("<") else ""
 
 
 def _of_status(status: int) -> str:
