@@ -204,7 +204,8 @@ def _what_is_wrong(error: yaml.YAMLError) -> str:
     """Without what stands in the file: that may be a key."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
-    what = re.sub("'.*'", "something", f"{error.context or ''} {error.problem}".strip())
+    said = f"{error.context or ''} {error.problem}".strip().replace(r"'\t'", "tab")
+    what = re.sub("'.*'", "something", said)
     mark = error.problem_mark or error.context_mark
     return f"{what} in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 

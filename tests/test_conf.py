@@ -147,6 +147,7 @@ def test_broken_files(tmp_path: Path, text: str, expected: str) -> None:
         ("api_keys: *hunter2", "found undefined alias something in line 1, column 11"),
         ("api_keys: !hunter2!x abc", "something"),
         ("api_keys: hunter2", "a value that isn't shown"),
+        ("log:\n\tlevel: hunter2", "found character tab that cannot start any token in line 2, column 1"),
         ("{hunter2: a, hunter2: b}", "the same key again in line 1, column 14"),
         ("secret_key: hunter2", "a value that isn't shown"),
         ("redis: {url: 'ftp://:hunter2@host'}", "a value that isn't shown"),
