@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -20,6 +20,7 @@ from tests.backend import Answer, Backend
 from tests.clients import Http, client, ending, request
 from tests.evidence import Evidence, Figures
 from tests.servers import Server, Servers
+from tests.test_registry import file
 
 pytestmark = pytest.mark.usefixtures("clean_logs")
 
@@ -160,9 +161,7 @@ async def test_ctrl_c_does_not_drain(servers: Servers, kind: str, fresh: Callabl
         assert time.monotonic() - began < 4
 
 
-async def test_without_a_registry_a_backend_that_hangs_is_not_waited_for_either(
-    servers: Servers, backend: Backend, key: str
-) -> None:
+async def backend_hangs_without_a_registry(servers: Servers, backend: Backend, key: str) -> None:
     env = {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "20s", "EKBO_REGISTRY": "false"}
     server = await servers.start("uvicorn", env)
     backend.on("/close", key, Answer(delay=15.0))
@@ -174,19 +173,54 @@ async def test_without_a_registry_a_backend_that_hangs_is_not_waited_for_either(
     assert "1 sessions: the backend wasn't told of their ends in time" in server.output()
 
 
-async def test_a_database_that_hangs_too_makes_the_end_no_longer(
-    servers: Servers, backend: Backend, key: str, tmp_path: Path
-) -> None:
-    env = {"EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/test.sqlite3", "EKBO_CALLBACK_TIMEOUT": "20s"}
-    server = await servers.start("uvicorn", env)
+async def database_hangs_too(servers: Servers, backend: Backend, key: str, **tracing: str) -> None:
+    server = await servers.start("uvicorn", {"EKBO_CALLBACK_TIMEOUT": "20s"} | tracing)
     backend.on("/close", key, Answer(delay=15.0))
     async with client(server, key):
-        with contextlib.closing(sqlite3.connect(tmp_path / "test.sqlite3", isolation_level=None)) as lock:
+        with contextlib.closing(sqlite3.connect(file(server), isolation_level=None)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
             server.process.terminate()
             assert await asyncio.wait_for(server.process.wait(), 8) == 0
             assert 2 < time.monotonic() - began < 5
+
+
+async def collector_of_spans_hangs_too(servers: Servers, backend: Backend, key: str) -> None:
+    """So all of the time that is left for the end is used up."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # who connects waits in its backlog
+        place = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        await database_hangs_too(servers, backend, key, EKBO_TRACING="spans", OTEL_EXPORTER_OTLP_ENDPOINT=place)
+
+
+async def backend_hangs_until_the_next_process(servers: Servers, backend: Backend, key: str) -> None:
+    """What it didn't hear in time it is told again, under the same event id."""
+    server = await servers.start("uvicorn", {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "7s"})
+    backend.on("/close", key, Answer(delay=15.0))
+    async with client(server, key) as connection:
+        began = time.monotonic()
+        server.process.terminate()
+        assert (await ending(connection)).code == 1012
+        await asyncio.wait_for(server.process.wait(), 8)
+        assert time.monotonic() - began < 0.5 + 5
+    backend.on("/close", key, Answer())
+    await server.restart()
+    first, second = await backend.wait("/close", key, 2, timeout=30)
+    assert first.one("X-Kuiperbelt-Event-Id") == second.one("X-Kuiperbelt-Event-Id")
+    await server.stop()
+
+
+@at_once(
+    end=[
+        backend_hangs_without_a_registry,
+        database_hangs_too,
+        collector_of_spans_hangs_too,
+        backend_hangs_until_the_next_process,
+    ]
+)
+async def test_the_end_keeps_its_time_whatever_hangs(
+    end: Callable[[Servers, Backend, str], Awaitable[None]], servers: Servers, backend: Backend, key: str
+) -> None:
+    await end(servers, backend, key)
 
 
 @at_once(kind=["uvicorn", "workers"])
@@ -202,20 +236,3 @@ async def test_sighup_while_it_ends(servers: Servers, backend: Backend, kind: st
         for key in clients:
             await backend.wait("/close", key)
         assert "signal" not in server.output()  # a worker that died of one
-
-
-async def test_what_is_not_told_in_time_the_next_process_tells(servers: Servers, backend: Backend, key: str) -> None:
-    """The backend hangs at the end of the deploy: exit in time, and one event id, told again after the restart."""
-    server = await servers.start("uvicorn", {"EKBO_DRAIN_WINDOW": "500ms", "EKBO_CALLBACK_TIMEOUT": "7s"})
-    backend.on("/close", key, Answer(delay=15.0))
-    async with client(server, key) as connection:
-        began = time.monotonic()
-        server.process.terminate()
-        assert (await ending(connection)).code == 1012
-        await asyncio.wait_for(server.process.wait(), 8)
-        assert time.monotonic() - began < 0.5 + 5
-    backend.on("/close", key, Answer())
-    await server.restart()
-    first, second = await backend.wait("/close", key, 2, timeout=30)
-    assert first.one("X-Kuiperbelt-Event-Id") == second.one("X-Kuiperbelt-Event-Id")
-    await server.stop()

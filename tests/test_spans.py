@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
-import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -22,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.backend import Answer, Backend
-from tests.clients import RawWebSocket, client
+from tests.clients import RawWebSocket
 from tests.redis_servers import eventually
 from tests.servers import ROOT, Servers, free_port
 from tests.test_tracing import KINDS, PARENT, STATE
@@ -133,28 +129,6 @@ async def test_a_collector_that_is_not_there_delays_nothing(
         server = await servers.get("workers", env | {"EKBO_TRACING": "spans", "OTEL_BSP_SCHEDULE_DELAY": "100"})
         with contextlib.suppress(ProcessLookupError):
             assert await server.stop() == 0
-
-
-async def test_a_collector_that_hangs_makes_the_end_no_longer(
-    servers: Servers, backend: Backend, key: str, tmp_path: Path
-) -> None:
-    """The backend and the database hang too, so all of the time that is left for the end is used up."""
-    with socket.create_server(("127.0.0.1", 0)) as hangs:  # who connects waits in its backlog
-        env = {
-            "EKBO_DATABASE_URL": f"sqlite:///{tmp_path}/test.sqlite3",
-            "EKBO_CALLBACK_TIMEOUT": "20s",
-            "EKBO_TRACING": "spans",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hangs.getsockname()[1]}",
-        }
-        server = await servers.start("uvicorn", env)
-        backend.on("/close", key, Answer(delay=15.0))
-        async with client(server, key):
-            with contextlib.closing(sqlite3.connect(tmp_path / "test.sqlite3", isolation_level=None)) as lock:
-                lock.execute("BEGIN IMMEDIATE")
-                began = time.monotonic()
-                server.process.terminate()
-                assert await asyncio.wait_for(server.process.wait(), 8) == 0
-                assert 2 < time.monotonic() - began < 5
 
 
 async def test_without_it_the_library_is_not_loaded() -> None:
