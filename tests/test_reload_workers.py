@@ -331,6 +331,13 @@ async def test_nobody_takes_over_before_it_is_ready_and_sigterm_ends_all(
     assert await pids(server) == before
     assert (await request(server, "GET", "/ping")).status == 200
     assert "leaves" not in server.output().rpartition("replacing workers: 2")[2]
+    impatient = await installed.command(server)
+    assert impatient.stdout
+    await impatient.stdout.readline()
+    impatient.send_signal(signal.SIGINT)
+    _, errors = await said(impatient)
+    assert (impatient.returncode, len(errors)) == (130, 1)
+    assert errors[0].startswith("interrupted; the replacement goes on")
     began = time.monotonic()
     server.process.terminate()
     _, errors = await said(command)

@@ -73,8 +73,12 @@ class Command(BaseCommand):
     def _reload_workers(self) -> None:
         if settings.KUIPERBELT_PROBLEMS:
             sys.exit(conf.report(settings.KUIPERBELT_PROBLEMS))
-        for line in reload_workers.ask(listeners.places(conf.options())[0]):
-            self.stdout.write(line)
+        try:
+            for line in reload_workers.ask(listeners.places(conf.options())[0]):
+                self.stdout.write(line)
+        except KeyboardInterrupt:
+            self.stderr.write("interrupted; the replacement goes on, and the proxy's log tells of it")
+            sys.exit(130)  # as console.INTERRUPTED, which isn't imported: a process that serves starts sooner without
 
 
 def _warn(config: conf.Options, count: int) -> None:
