@@ -1,9 +1,10 @@
 """`manage.py runproxy`, or daphne, with what can't be caused, or seen, from outside.
 
 Servers of the kinds "instrumented" and "instrumented-daphne" run this. PING_INTERVAL: seconds between the pings of a
-connection. WATCH_LEASE: seconds that a watch lasts. STALLED: seconds that an HTTP answer may wait to be read. At
-SIGRTMIN a line of JSON is added to LOOK_FILE: what the process holds. A frame "boom" from a client meets a bug in the
-handler, "boom later" one on its way to the backend.
+connection. WATCH_LEASE: seconds that a watch lasts. STALLED: seconds that an HTTP answer may wait to be read.
+SLOW_ENDS: seconds for which the end of each session blocks daphne. At SIGRTMIN a line of JSON is added to LOOK_FILE:
+what the process holds. A frame "boom" from a client meets a bug in the handler, "boom later" one on its way to the
+backend.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,23 @@ def break_handlers() -> None:
     callbacks.Callbacks.receive = deliver  # type: ignore[method-assign]
 
 
+def slow_down_ends(seconds: float) -> None:
+    """As a machine with too much to do is."""
+    import django
+
+    django.setup()
+    from proxy.consumers import SessionConsumer
+
+    leave = SessionConsumer.leave
+
+    def leave_slowly(self: Any, end: Any) -> None:
+        if not self.ended:
+            time.sleep(seconds)
+        leave(self, end)
+
+    SessionConsumer.leave = leave_slowly  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Serve."""
     from proxy import flow, keepalive, watching
@@ -75,6 +94,8 @@ def main() -> None:
     if sys.argv[1:]:  # daphne's
         from daphne.cli import CommandLineInterface
 
+        if slow := os.environ.get("SLOW_ENDS"):
+            slow_down_ends(float(slow))
         CommandLineInterface.entrypoint()
         return
     signal.signal(signal.SIGRTMIN, write_look)
