@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -21,6 +22,7 @@ from django.db.migrations import AddField, AddIndex, CreateModel
 from django.db.migrations.loader import MigrationLoader
 from redis.asyncio import Redis
 
+from tests.at_once import at_once
 from tests.backend import Backend
 from tests.clients import client, close, ending, receive, send
 from tests.operators import manage
@@ -45,34 +47,33 @@ def dump(release: int, kind: str, key: str) -> str:
     return (FOLDER / f"{release}.{kind}.sql").read_text().replace("'recorded-", f"'recorded-{key}-")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path, key: str) -> AsyncIterator[Callable[[int], str]]:
-    """Makes the URL of a database with what a release left."""
-    if request.param == "sqlite":
-
-        def load(release: int) -> str:
-            with contextlib.closing(sqlite3.connect(tmp_path / "recorded.sqlite3")) as connection:
-                connection.executescript(dump(release, "sqlite", key))
-            return f"sqlite:///{tmp_path}/recorded.sqlite3"
-
-        yield load
+@contextlib.asynccontextmanager
+async def database(kind: str, release: int, directory: Path, key: str) -> AsyncIterator[str]:
+    """The URL of one with what a release left."""
+    if kind == "sqlite":
+        file = directory / f"{release}.sqlite3"
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.executescript(dump(release, kind, key))
+        yield f"sqlite:///{file}"
         return
     async with PostgresServer.running() as server:
-
-        def load(release: int) -> str:
-            line = [str(programs() / "psql"), "--quiet", "-v", "ON_ERROR_STOP=1", server.url]
-            subprocess.run(line, input=dump(release, "postgresql", key), text=True, check=True, capture_output=True)
-            return server.url
-
-        yield load
+        line = [str(programs() / "psql"), "--quiet", "-v", "ON_ERROR_STOP=1", server.url]
+        run = functools.partial(subprocess.run, text=True, check=True, capture_output=True)
+        await asyncio.to_thread(run, line, input=dump(release, kind, key))
+        yield server.url
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@at_once(release=RELEASES, kind=["sqlite", "postgresql"])
 async def test_a_database_is_taken_over(
-    database: Callable[[int], str], release: int, servers: Servers, backend: Backend, key: str
+    release: int, kind: str, servers: Servers, backend: Backend, tmp_path: Path, key: str
 ) -> None:
     """Sessions that the old process left are told of, once, under their ids; tokens count, or stay revoked."""
-    env = {"EKBO_DATABASE_URL": await asyncio.to_thread(database, release), "EKBO_SECRET_KEY": SECRET_KEY}
+    async with database(kind, release, tmp_path, key) as url:
+        await taken_over(url, release, servers, backend, key)
+
+
+async def taken_over(url: str, release: int, servers: Servers, backend: Backend, key: str) -> None:
+    env = {"EKBO_DATABASE_URL": url, "EKBO_SECRET_KEY": SECRET_KEY}
     command_env = env | {"EKBO_CONNECT_CALLBACK_URL": f"http://127.0.0.1:{backend.port}/connect"}
     done = await manage("migrate", env=command_env)
     assert done.status == 0, done.errors
