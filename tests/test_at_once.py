@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 from collections.abc import Callable
 
@@ -11,35 +12,32 @@ import pytest
 from tests.at_once import at_once
 from tests.evidence import Evidence, Figures
 
-found: list[Figures] = []
-ran: set[tuple[str, int, str]] = set()
-everyone = asyncio.Barrier(4)
+CASES = [*itertools.product("ab", (1, 2))]
 
 
-@pytest.fixture
-def evidence() -> Evidence:
-    """Instead of the one whose figures go to the fault table."""
-    return found.append
+async def test_all_cases_run_together(fresh: Callable[[str], str]) -> None:
+    everyone = asyncio.Barrier(len(CASES))
+    ran: list[tuple[str, int, str]] = []
+    found: list[Figures] = []
 
+    @at_once(kind="ab", number=[1, 2])
+    async def test(kind: str, number: int, key: str, evidence: Evidence) -> None:
+        evidence(Figures(99, 99))  # only the last one counts
+        async with asyncio.timeout(5):
+            await everyone.wait()
+        evidence(Figures(1, number, worst=float(number)))
+        ran.append((kind, number, key))
 
-@at_once(kind=["a", "b"], number=[1, 2])
-async def test_all_cases_are_there_together(kind: str, number: int, key: str, evidence: Evidence) -> None:
-    evidence(Figures(99, 99))  # only the last one counts
-    async with asyncio.timeout(5):
-        await everyone.wait()
-    evidence(Figures(1, number, worst=float(number)))
-    ran.add((kind, number, key))
-
-
-def test_what_they_did() -> None:
-    assert [(kind, number) for kind, number, _ in sorted(ran)] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
-    assert len({key for *_, key in ran}) == 4
+    assert list(inspect.signature(test).parameters) == ["fresh", "evidence"]  # what pytest gives
+    await test(fresh=fresh, evidence=found.append)
+    assert sorted((kind, number) for kind, number, _ in ran) == CASES
+    assert len({key for *_, key in ran}) == len(CASES)
     assert found == [Figures(4, 6, worst=2.0)]
 
 
-@pytest.mark.parametrize("bad", [*itertools.product("ab", (1, 2))])
+@pytest.mark.parametrize("bad", CASES)
 async def test_one_that_fails_is_named(bad: tuple[str, int], fresh: Callable[[str], str]) -> None:
-    @at_once(kind=["a", "b"], number=[1, 2])
+    @at_once(kind="ab", number=[1, 2])
     async def test(kind: str, number: int, key: str) -> None:
         assert (kind, number) != bad
 
