@@ -99,6 +99,13 @@ async def test_an_old_version_is_refused(server: Server) -> None:
         await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
 
 
+def test_no_version_before_1_2_whatever_openssl_is_set_to(tmp_path: Path) -> None:
+    """Most builds refuse older ones by their security level, so that the test above would pass on them anyway."""
+    certificate = Certificate(tmp_path)
+    loaded = tls._load(str(certificate.cert), str(certificate.key))
+    assert loaded.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
 async def test_who_speaks_no_tls_is_dropped(server: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
