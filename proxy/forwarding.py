@@ -23,6 +23,7 @@ _OF_PROXIES = frozenset(
     b"via cdn-loop x-forwarded x-client-ip client-ip x-cluster-client-ip true-client-ip cf-connecting-ip "
     b"fastly-client-ip x-original-forwarded-for x-envoy-external-address".split()
 )
+MEMORABLE = 64  # characters; a cache keeps nothing longer of what others send, or they could fill it with megabytes
 _CONTROL = frozenset([*range(0x09), *range(0x0A, 0x20), 0x7F])
 
 
@@ -81,12 +82,16 @@ def is_forwarding(name: bytes) -> bool:
     return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
 
 
-@lru_cache(512)
 def tells_origin(name: bytes) -> bool:
     """Does a header of this lower-case name show that its sender is another one than the peer's address says?
 
     It came through a proxy, or, with Origin, from a web page in a browser that stands on the peer's host.
     """
+    return _tells_origin(name) if len(name) <= MEMORABLE else is_forwarding(name)
+
+
+@lru_cache(512)
+def _tells_origin(name: bytes) -> bool:
     name = name.replace(b"_", b"-")
     return is_forwarding(name) or name in _OF_PROXIES or name == b"origin"
 
@@ -157,9 +162,13 @@ def is_in(client: str, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-@lru_cache(1024)
 def plain_address(client: str) -> str:
     """The address without an IPv6 zone, and IPv4 as IPv4 where a dual-stack socket shows it as ::ffff:1.2.3.4."""
+    return _plain_address(client) if len(client) <= MEMORABLE else client
+
+
+@lru_cache(1024)
+def _plain_address(client: str) -> str:
     try:
         address = ip_address(client.partition("%")[0])
     except ValueError:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import forwarding
 from proxy.exceptions import ConnectRefused
-from proxy.forwarding import Peer, callback_query, client_headers, is_in, peer, plain_address, set_headers
+from proxy.forwarding import Peer, callback_query, client_headers, is_in, peer, plain_address, set_headers, tells_origin
 
 SESSION = b"x-kuiperbelt-session"
 
@@ -149,6 +150,16 @@ def test_the_client_s_address(forwarded_for: str, address: str) -> None:
 
 def test_peer_headers_leave_out_what_is_unknown() -> None:
     assert Peer("", "http", "").headers() == [("X-Forwarded-Proto", "http")]
+
+
+def test_caches_keep_nothing_that_is_long() -> None:
+    """Names of headers may have half a megabyte, and anybody can send them."""
+    caches = forwarding._tells_origin, forwarding._plain_address
+    before = [cache.cache_info().currsize for cache in caches]
+    assert tells_origin(b"x-forwarded-" + b"a" * 100_000)
+    assert not tells_origin(b"a" * 100_000)
+    assert plain_address("9" * 100_000) == "9" * 100_000
+    assert [cache.cache_info().currsize for cache in caches] == before
 
 
 def test_addresses() -> None:
