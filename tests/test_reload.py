@@ -101,19 +101,27 @@ async def test_a_process_that_drains_rotates_its_keys_too(
     env = {"EKBO_API_KEYS_FILE": str(keys), "EKBO_DRAIN_WINDOW": "60s"}
     server = await servers.start(kind, env | (servers.cluster_env() if kind == "workers" else {}))
     drained = 2 if kind == "workers" else 1  # processes
+
+    async def answers() -> list[int]:
+        """To the old key and the new one; a process that drains closes each connection after an answer."""
+        found = []
+        for each in (OLD, NEW):
+            async with Http.open(server) as http:
+                found.append(await push(http, "nobody", each))
+        return found
+
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(40):  # or a worker may have none, and end at once
             await stack.enter_async_context(client(server, fresh("k")))
-        http = await stack.enter_async_context(Http.open(server))
         server.process.terminate()
         deadline = time.monotonic() + 10
         while "drain:" not in server.output():
             assert time.monotonic() < deadline, server.output()
             await asyncio.sleep(0.02)
-        assert [await push(http, "nobody", each) for each in (OLD, NEW)] == [200, 401]
+        assert await answers() == [200, 401]
         keys.write_text(f"{NEW}\n")
         await hang_up(server, lambda log: log.count("configuration: read anew") == drained)
-        assert [await push(http, "nobody", each) for each in (OLD, NEW)] == [401, 200]
+        assert await answers() == [401, 200]
         assert server.process.returncode is None
         server.process.terminate()
         assert await asyncio.wait_for(server.process.wait(), 8) == 0
