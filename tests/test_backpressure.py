@@ -323,9 +323,12 @@ async def test_broadcast_past_a_stalled_session(kind: str, servers: Servers, fre
     slow, quick = fresh("s"), fresh("q")
     async with RawWebSocket.connected(server, slow, receive_buffer=BUFFER), client(server, quick) as good:
         await fill(server, slow)
-        response = await send(server, f"{slow},{quick}", frame(1))
+        for number in range(10):  # on a busy machine some of the socket's buffer may still get free
+            response = await send(server, f"{slow},{quick}", frame(number))
+            assert await receive(good) == frame(number).decode()
+            if response.body != OK:
+                break
         assert response.body == failure(slow, "context deadline exceeded")
-        assert await receive(good) == frame(1).decode()
 
 
 async def test_close_of_a_stalled_session(kind: str, servers: Servers, backend: Backend, key: str) -> None:
