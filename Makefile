@@ -12,10 +12,9 @@ help: ## list the targets
 run: $(VENV)/run.stamp ## set up, start the proxy and the chat demo as its backend, print their addresses
 	$(BIN)/python examples/chat/run.py
 
-# Three processes, for two cores: tests wait more than they compute.
 test: $(VENV)/dev.stamp ## set up, run all tests
 	sh tests/system-tools.sh
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 faults: $(VENV)/dev.stamp ## the fault table of docs/faults.md, one line for each row; FAULTS_ROUNDS=full
 	sh tests/system-tools.sh

@@ -8,7 +8,7 @@ import django
 from hypothesis import settings
 
 pytest_plugins = ["tests.evidence"]
-# Processes of tests take turns. `make fuzz` says how often to try.
+# Two processes of tests take turns. `make fuzz` says how often to try.
 examples = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 settings.register_profile("shared machine", deadline=None, max_examples=examples)
 settings.load_profile("shared machine")
