@@ -132,6 +132,16 @@ class MeteredClose(Work):
         return found | {"close_cpu_us": found["close_proxy_cpu_us"] + found.get("close_redis_cpu_us", 0.0)}
 
 
+def timed_rows(stages: Mapping[str, Stage]) -> Iterator[dict[str, Work]]:
+    """Yield the pushes that are due at fixed times, for these sides."""
+    plan = next(iter(stages.values())).plan
+    for name, stage in stages.items():
+        if not name.endswith("remote"):
+            stage.open(plan.connections)
+    for kind, rate in (("paced", plan.rate), ("busy", plan.busy_rate)):
+        yield {name: MeteredSend(stage, kind, 1, rate) for name, stage in stages.items()}
+
+
 def rows(stages: Mapping[str, Stage]) -> Iterator[dict[str, Work]]:
     """Yield the kinds of work in order, each for its sides; `remote` has the sessions of `local`.
 
@@ -144,10 +154,8 @@ def rows(stages: Mapping[str, Stage]) -> Iterator[dict[str, Work]]:
     yield {name: MeteredWarmUp(stage) for name, stage in (connecting | bare).items()}
     yield {name: MeteredConnect(stage) for name, stage in (connecting | bare).items()}
     yield {"local": Idle(stages["local"])}
-    sends = [("send", 1, None), ("fanout", plan.keys, None), ("paced", 1, plan.rate), ("busy", 1, plan.busy_rate)]
-    for kind, keys, rate in sends:
-        sides = stages if keys == 1 else ours
-        yield {name: MeteredSend(stage, kind, keys, rate) for name, stage in sides.items()}
+    yield {name: MeteredSend(stage, "send", 1) for name, stage in stages.items()}
+    yield {name: MeteredSend(stage, "fanout", plan.keys) for name, stage in ours.items()}
     many = plan.many_senders
     yield {name: MeteredSend(stage, "full", 1, senders=many) for name, stage in connecting.items()}
     yield {"remote": AskRedis(stages["remote"])}
